@@ -1,0 +1,1 @@
+"""Caption-to-image translation: data, translator, loss, training, ranking, filtering and ensembling."""

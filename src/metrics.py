@@ -1,0 +1,122 @@
+"""Ranks of the right image, and what is computed from them.
+
+Shapes: N captions (queries), M images (the gallery), V image width.
+
+rank = 1 + images that score strictly higher + half of the other images that score exactly the same, so that a
+translator which says the same for everything scores like chance. Always float32; never a score from NaN.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+PROTOCOL_GROUP = 100
+PROTOCOL_DEPTH = 99
+
+
+class NonFiniteError(ValueError):
+    """A translator's predictions hold NaN or infinity: it has no rank and no score."""
+
+
+def _check_finite(prediction_NV: Tensor) -> Tensor:
+    bad = int((~torch.isfinite(prediction_NV).all(dim=1)).sum())
+    if bad:
+        raise NonFiniteError(f"{bad} of {len(prediction_NV)} predictions are NaN or infinite")
+    return prediction_NV.float()
+
+
+def _ranks_of(score_NM: Tensor, target_N: Tensor) -> Tensor:
+    """Ranks of the target column of each row, (N,) float64."""
+    own_N1 = score_NM.gather(1, target_N[:, None])
+    higher_N = (score_NM > own_N1).sum(dim=1)
+    same_N = (score_NM == own_N1).sum(dim=1) - 1
+    return (1 + higher_N).double() + same_N.double() / 2
+
+
+@torch.no_grad()
+def retrieval_ranks(
+    prediction_NV: Tensor, gallery_MV: Tensor, target_N: Tensor, chunk_size: int = 2048
+) -> Tensor:
+    """The exact rank of each caption's image among the whole gallery, by cosine similarity in float32.
+
+    prediction_NV (N, V), gallery_MV (M, V), target_N (N,) int64 index into the gallery, all on one device.
+    Memory is chunk_size × M scores. Returns (N,) float64 on the CPU. Raises NonFiniteError.
+    """
+    query_NV = F.normalize(_check_finite(prediction_NV), dim=1)
+    gallery_VM = F.normalize(gallery_MV.float(), dim=1).T
+    ranks = [
+        _ranks_of(query @ gallery_VM, target)
+        for query, target in zip(query_NV.split(chunk_size), target_N.split(chunk_size), strict=True)
+    ]
+    return torch.cat(ranks).cpu()
+
+
+def reciprocal_ranks(ranks_N: Tensor, depth: float = float("inf")) -> Tensor:
+    """1/rank, and 0 beyond `depth`. (N,) float64."""
+    return torch.where(ranks_N <= depth, 1 / ranks_N, 0.0)
+
+
+def mrr(ranks_N: Tensor, depth: float = float("inf")) -> float:
+    """Mean reciprocal rank, a rank beyond `depth` counting 0."""
+    return float(reciprocal_ranks(ranks_N, depth).mean())
+
+
+def recall_at_k(ranks_N: Tensor, k: int) -> float:
+    """The share of captions whose image is among the first k."""
+    return float((ranks_N <= k).double().mean())
+
+
+def ndcg(ranks_N: Tensor, depth: float = float("inf")) -> float:
+    """Normalised discounted cumulative gain with one relevant image: mean of 1 / log2(1 + rank), 0 beyond `depth`."""
+    return float(torch.where(ranks_N <= depth, 1 / torch.log2(1 + ranks_N), 0.0).mean())
+
+
+def summarize_ranks(ranks_N: Tensor) -> dict[str, float]:
+    """The global measures: mrr, recall_at_1/5/10, ndcg, median_rank."""
+    recalls = {f"recall_at_{k}": recall_at_k(ranks_N, k) for k in (1, 5, 10)}
+    return {
+        "mrr": mrr(ranks_N),
+        **recalls,
+        "ndcg": ndcg(ranks_N),
+        "median_rank": float(np.median(ranks_N.numpy())),
+    }
+
+
+@torch.no_grad()
+def challenge_protocol(prediction_NV: Tensor, gallery_MV: Tensor, target_N: Tensor) -> dict[str, float]:
+    """What the leaderboard computes: captions in order, in groups of 100 with the 100 images of the group.
+
+    Scores are dot products with the raw image embeddings; only the best 99 count and a miss is 0. A group that
+    shows an image twice shows both copies, as on the leaderboard; a caption's own image is found at either.
+    Arguments as for `retrieval_ranks`, the captions in the file's order. Raises NonFiniteError.
+    """
+    prediction_NV, gallery_MV = _check_finite(prediction_NV), gallery_MV.float()
+    ranks = []
+    for query, target in zip(
+        prediction_NV.split(PROTOCOL_GROUP), target_N.split(PROTOCOL_GROUP), strict=True
+    ):
+        images, column_count = target.unique(return_counts=True)
+        score = query @ gallery_MV[images].T
+        own = torch.searchsorted(images, target)
+        own_score = score.gather(1, own[:, None])
+        higher = ((score > own_score) * column_count).sum(dim=1)
+        same = ((score == own_score) * column_count).sum(dim=1) - column_count[own]
+        ranks.append((1 + higher).double() + same.double() / 2)
+    ranks_N = torch.cat(ranks).cpu()
+    recalls = {f"challenge_recall_at_{k}": recall_at_k(ranks_N, k) for k in (1, 3, 5, 10, 50)}
+    return {
+        "challenge_mrr": mrr(ranks_N, PROTOCOL_DEPTH),
+        "challenge_ndcg": ndcg(ranks_N, PROTOCOL_DEPTH),
+        **recalls,
+    }
+
+
+def evaluate(prediction_NV: Tensor, gallery_MV: Tensor, target_N: Tensor) -> dict[str, float]:
+    """Both measures, and the validation regression loss (smooth-L1 to the own image's raw embedding)."""
+    regression = F.smooth_l1_loss(_check_finite(prediction_NV), gallery_MV[target_N].float())
+    return {
+        "regression_loss": float(regression),
+        **summarize_ranks(retrieval_ranks(prediction_NV, gallery_MV, target_N)),
+        **challenge_protocol(prediction_NV, gallery_MV, target_N),
+    }
