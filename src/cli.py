@@ -38,9 +38,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `--device` and `--precision`; `resolve_device` and `resolve_precision` read them."""
-    parser.add_argument(
-        "--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps"
-    )
+    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
     parser.add_argument(
         "--precision",
         default="auto",

@@ -35,9 +35,7 @@ def _ranks_of(score_NM: Tensor, target_N: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def retrieval_ranks(
-    prediction_NV: Tensor, gallery_MV: Tensor, target_N: Tensor, chunk_size: int = 2048
-) -> Tensor:
+def retrieval_ranks(prediction_NV: Tensor, gallery_MV: Tensor, target_N: Tensor, chunk_size: int = 2048) -> Tensor:
     """The exact rank of each caption's image among the whole gallery, by cosine similarity in float32.
 
     prediction_NV (N, V), gallery_MV (M, V), target_N (N,) int64 index into the gallery, all on one device.
@@ -93,9 +91,7 @@ def challenge_protocol(prediction_NV: Tensor, gallery_MV: Tensor, target_N: Tens
     """
     prediction_NV, gallery_MV = _check_finite(prediction_NV), gallery_MV.float()
     ranks = []
-    for query, target in zip(
-        prediction_NV.split(PROTOCOL_GROUP), target_N.split(PROTOCOL_GROUP), strict=True
-    ):
+    for query, target in zip(prediction_NV.split(PROTOCOL_GROUP), target_N.split(PROTOCOL_GROUP), strict=True):
         images, column_count = target.unique(return_counts=True)
         score = query @ gallery_MV[images].T
         own = torch.searchsorted(images, target)

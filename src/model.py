@@ -25,9 +25,7 @@ class Translator(nn.Module):
         super().__init__()
         self.dims = {"text_dim": text_dim, "image_dim": image_dim, "hidden_dim": hidden_dim}
         self.stem = nn.Sequential(*_layer(text_dim, hidden_dim, dropout))
-        self.branch = nn.Sequential(
-            *_layer(hidden_dim, hidden_dim, dropout), *_layer(hidden_dim, hidden_dim, dropout)
-        )
+        self.branch = nn.Sequential(*_layer(hidden_dim, hidden_dim, dropout), *_layer(hidden_dim, hidden_dim, dropout))
         self.head = nn.Linear(hidden_dim, image_dim)
 
     def forward(self, text_BT: Tensor) -> Tensor:
@@ -59,9 +57,7 @@ def load_translator(path: str | Path, device: torch.device | str = "cpu") -> Tra
         translator.load_state_dict(weights)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{path}: not a translator's weights as train_mrr.py writes them ({reason})"
-        ) from None
+        raise InputError(f"{path}: not a translator's weights as train_mrr.py writes them ({reason})") from None
     return translator.eval()
 
 

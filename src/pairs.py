@@ -182,15 +182,11 @@ def _open_member(archive: zipfile.ZipFile, path: Path, key: str) -> Iterator[IO[
         yield member
 
 
-def _read_header(
-    member: IO[bytes], path: Path, key: str, *, rank: int
-) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _read_header(member: IO[bytes], path: Path, key: str, *, rank: int) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Read an NPY header: shape, whether in Fortran order, dtype."""
     try:
         version = np.lib.format.read_magic(member)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran_order, dtype = read(member)
     except ValueError as error:
         raise InputError(f"{path}: {key} is not a NumPy array ({error})") from None
@@ -224,14 +220,10 @@ def _read_embeddings(archive: zipfile.ZipFile, path: Path, key: str) -> np.ndarr
         raise InputError(f"{path}: {key} is empty, shape {embeddings.shape}")
     blocks = range(0, len(embeddings), CHECK_BLOCK_ROWS)
     # A sum is finite exactly when its row is (float64 cannot overflow here): one pass, no mask as large as the data.
-    sums = np.concatenate(
-        [embeddings[i : i + CHECK_BLOCK_ROWS].sum(axis=1, dtype=np.float64) for i in blocks]
-    )
+    sums = np.concatenate([embeddings[i : i + CHECK_BLOCK_ROWS].sum(axis=1, dtype=np.float64) for i in blocks])
     bad = np.flatnonzero(~np.isfinite(sums))
     if len(bad):
-        raise InputError(
-            f"{path}: {key} has NaN or infinite numbers in {len(bad)} rows, the first is row {bad[0]}"
-        )
+        raise InputError(f"{path}: {key} has NaN or infinite numbers in {len(bad)} rows, the first is row {bad[0]}")
     return embeddings
 
 
@@ -271,9 +263,7 @@ def _read_labels(archive: zipfile.ZipFile, path: Path, expected: tuple[int, int]
             counts = np.bincount(where // num_images, minlength=rows)
             if (counts != 1).any():
                 row = int(np.flatnonzero(counts != 1)[0])
-                raise InputError(
-                    f"{path}: {key} gives caption {start + row} {counts[row]} images; expected one"
-                )
+                raise InputError(f"{path}: {key} gives caption {start + row} {counts[row]} images; expected one")
             image_of_caption[start : start + rows] = where % num_images
     return image_of_caption
 

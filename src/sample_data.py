@@ -222,9 +222,7 @@ def main(argv: list[str] | None = None) -> None:
         default=1.0,
         help=f"multiplies the numbers of images, {TRAIN_IMAGES} for training and {TEST_IMAGES} for test",
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="another seed invents other pictures and captions"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="another seed invents other pictures and captions")
     args = parser.parse_args(argv)
     make_sample(args.data_dir, args.scale, args.seed)
 
@@ -270,9 +268,7 @@ def _write_test(folder: Path, num_images: int, seed: int) -> dict[str, int]:
     image_of_caption = np.random.default_rng((seed, 3)).permutation(num_images).astype(np.int32)
     texts = texts[image_of_caption]
     save_test_captions(
-        TestCaptions(
-            caption_ids=np.arange(num_images), caption_texts=texts, text_embeddings=encode_captions(texts)
-        ),
+        TestCaptions(caption_ids=np.arange(num_images), caption_texts=texts, text_embeddings=encode_captions(texts)),
         folder / "test/test.clean.npz",
     )
     np.savez(
@@ -284,9 +280,7 @@ def _write_test(folder: Path, num_images: int, seed: int) -> dict[str, int]:
     return {"test_captions": num_images}
 
 
-def _invent(
-    part: str, num_images: int, captions: int, seed: int
-) -> tuple[np.ndarray, list[bytes], np.ndarray]:
+def _invent(part: str, num_images: int, captions: int, seed: int) -> tuple[np.ndarray, list[bytes], np.ndarray]:
     """Invents scenes: names (M,) and texts (M x captions,), object arrays of str, and M pictures as JPEG bytes."""
     names, jpegs, texts = [], [], []
     for i in tqdm(range(num_images), f"painting {part} images", unit="image", leave=False):

@@ -119,9 +119,7 @@ def paint(scene: Scene, rng: np.random.Generator) -> np.ndarray:
         radius = round(thing.radius * side)
         corner = (round(thing.x * side) - 2 * radius, round(thing.y * side) - 2 * radius)
         mask = _silhouette(thing.shape, radius, rng.uniform(-12, 12))
-        shadow = ImageChops.offset(mask, radius // 10, radius // 7).filter(
-            ImageFilter.GaussianBlur(radius / 9)
-        )
+        shadow = ImageChops.offset(mask, radius // 10, radius // 7).filter(ImageFilter.GaussianBlur(radius / 9))
         canvas.paste((20, 20, 30), corner, shadow.point(lambda value: value * 0.45))
         tone = np.array(_COLOURS[thing.colour][0]) + rng.normal(0, 7, 3)
         light = np.linspace(22, -26, 4 * radius)[:, None, None]  # lit from above
@@ -224,9 +222,7 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
         content = phrases[0] + (_whereabouts(told[0][0], rng) if len(told[0]) == 1 else "")
     elif len(told[0]) == len(told[1]) == 1 and rng.random() < 0.65:
         content = f"{phrases[0]} {_relation(told[0][0], told[1][0], rng)} {phrases[1]}"
-        content += "".join(
-            _pick(rng, (f" and {more}", f", with {more}", f", plus {more}")) for more in phrases[2:]
-        )
+        content += "".join(_pick(rng, (f" and {more}", f", with {more}", f", plus {more}")) for more in phrases[2:])
     else:
         joint = _pick(rng, (" and ", " and ", " with ", " together with ", " as well as "))
         content = ", ".join(phrases[:-1]) + joint + phrases[-1]
@@ -244,11 +240,7 @@ def _groups(scene: Scene) -> list[list[Thing]]:
 def _phrase(group: list[Thing], rng: np.random.Generator) -> str:
     """ "a big red star", "two rings": the noun phrase of one group."""
     thing, count = group[0], len(group)
-    words = (
-        [_pick(rng, _SIZES[thing.size][1])]
-        if rng.random() < (0.08 if thing.size == "medium" else 0.5)
-        else []
-    )
+    words = [_pick(rng, _SIZES[thing.size][1])] if rng.random() < (0.08 if thing.size == "medium" else 0.5) else []
     vague = rng.random()
     if vague > 0.06:
         words.append(_pick(rng, _COLOURS[thing.colour][1]))
