@@ -41,7 +41,7 @@ class Recipe:
     input_noise: float = _option(0.0, "Gaussian noise on caption embeddings, in parts of each feature's spread", low=0)
 
     epochs: int = _option(500, "the most epochs", low=1)
-    patience: int = _option(30, "stop after so many epochs without a better validation MRR; 0: never", low=0)
+    patience: int = _option(20, "stop after so many epochs without a better validation MRR; 0: never", low=0)
     batch_size: int = _option(4096, "captions a step, in whole image groups", low=1)
     negatives: str = _option("batch", "images each caption is told from", choices=("batch", "all"))
     optimizer: str = _option("adam", "Adam, or AdamW with decoupled weight decay", choices=("adam", "adamw"))

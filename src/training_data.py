@@ -21,7 +21,8 @@ from src.splits import validation_images
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
     """train and validation share no image. `own_validation` is set when `validation` is of another file: the
-    training file's own captions of the same images."""
+    training file's own captions of the same images. Captions that validate stand in turns of one an image, as a
+    test file mixes them, so that a group of the challenge's protocol shows as many images as it can."""
 
     train: Pairs
     validation: Pairs
@@ -43,22 +44,28 @@ class TrainingData:
         names = self.pairs.image_names
         validates = validation_images(names, fraction, seed)
         if self.validation is None:
-            return _checked(Split(train=_side(self.pairs, ~validates), validation=_side(self.pairs, validates)))
+            own = _in_turns(self.pairs.select_images(validates))
+            return _checked(Split(train=self.pairs.select_images(~validates), validation=own))
         known = np.isin(self.validation.image_names, names)
         if not known.any():  # a validation set of its own: nothing need be held out
-            return _checked(Split(train=self.pairs, validation=self.validation))
+            return _checked(Split(train=self.pairs, validation=_in_turns(self.validation)))
         chosen = np.isin(self.validation.image_names, names[validates])
         return _checked(
             Split(
-                train=_side(self.pairs, ~validates),
-                validation=_side(self.validation, chosen),
-                own_validation=_side(self.pairs, validates),
+                train=self.pairs.select_images(~validates),
+                validation=_in_turns(self.validation.select_images(chosen)),
+                own_validation=_in_turns(self.pairs.select_images(validates)),
             )
         )
 
 
-def _side(pairs: Pairs, images: np.ndarray) -> Pairs:
-    return pairs.select_images(images)
+def _in_turns(pairs: Pairs) -> Pairs:
+    """Reorder the captions: the first of every image, then the second of every image, and so on."""
+    by_image = np.argsort(pairs.image_of_caption, kind="stable")
+    _, first, counts = np.unique(pairs.image_of_caption[by_image], return_index=True, return_counts=True)
+    turn = np.empty(len(pairs), np.int64)
+    turn[by_image] = np.arange(len(pairs)) - np.repeat(first, counts)
+    return pairs.select(np.lexsort((pairs.image_of_caption, turn)))
 
 
 def _checked(split: Split) -> Split:
