@@ -14,8 +14,23 @@ from torch import Tensor, nn
 from src.files import InputError, atomic_path, require_file
 
 
+class Dropout(nn.Dropout):
+    """Dropout whose mask is drawn four elements at a time on CPU, where one at a time was a quarter of a step.
+
+    The probability is rounded to a multiple of 1/65536.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or self.p == 0 or input.device.type != "cpu":
+            return super().forward(input)
+        draws = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        lanes = draws.view(torch.int16)[: input.numel()].view(input.shape)
+        kept = (lanes >= round(self.p * 2**16) - 2**15).to(input.dtype)
+        return input * kept.mul_(1 / (1 - self.p))
+
+
 def _layer(width_in: int, width_out: int, dropout: float) -> list[nn.Module]:
-    return [nn.Linear(width_in, width_out), nn.LayerNorm(width_out), nn.GELU(), nn.Dropout(dropout)]
+    return [nn.Linear(width_in, width_out), nn.LayerNorm(width_out), nn.GELU(), Dropout(dropout)]
 
 
 class Translator(nn.Module):
