@@ -1,0 +1,60 @@
+"""What the tests share: the embedded sample at a small scale, the real data if at hand, scripts started as users do."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.sample_data import make_sample
+
+REPO = Path(__file__).resolve().parents[1]
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory) -> Path:
+    """A data folder with the embedded sample: 92 training images, 460 captions, 30 test captions. Do not write to it."""
+    data_dir = tmp_path_factory.mktemp("sample") / "data"
+    make_sample(data_dir, scale=0.1)
+    return data_dir
+
+
+@pytest.fixture(scope="session")
+def flickr8k() -> Path:
+    """The folder of the real data, `visual` and `language` in the challenge's layout."""
+    folder = Path(os.environ.get("FLICKR8K", REPO.parent / "shared/flickr8k"))
+    if not (folder / "visual/train.npz").exists():
+        pytest.skip("the real data are not at hand; name their folder with FLICKR8K=")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_script():
+    """A function that starts `script.py` or `-m module` of this repository, as a user would, from any folder."""
+
+    def start(*command, cwd=REPO, env=None, timeout=600) -> subprocess.CompletedProcess:
+        first, *rest = map(str, command)
+        if first != "-m":
+            first = str(REPO / first)
+        environment = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "2"} | (env or {})
+        return subprocess.run(
+            [sys.executable, first, *rest], cwd=cwd, env=environment, timeout=timeout, capture_output=True, text=True
+        )
+
+    return start
+
+
+def assert_input_error(result: subprocess.CompletedProcess, *fragments: str) -> None:
+    """Status 2 and one clear line on stderr, besides progress bars, that says all of `fragments`."""
+    lines = [
+        line for line in re.split(r"[\r\n]+", result.stderr) if line.strip() and not re.search(r"\d+%\||it/s\]", line)
+    ]
+    assert result.returncode == 2, f"status {result.returncode}: {result.stderr}"
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: "), lines[0]
+    for fragment in fragments:
+        assert fragment in lines[0], lines[0]
