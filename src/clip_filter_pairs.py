@@ -1,0 +1,246 @@
+"""Filter caption-image pairs by a CLIP: score each caption against its photograph, drop the lowest-scoring share.
+
+    python -m src.clip_filter_pairs                                       # score data/train, drop the lowest tenth
+    python -m src.clip_filter_pairs --scores-input data/filtered/train_clip_scores_raw.npy --drop-fraction 0.2
+    python -m src.clip_filter_pairs --model ViT-L-14 --pretrained openai  # another CLIP of open_clip
+    python -m src.clip_filter_pairs --model ViT-B-32 --pretrained weights/clip.safetensors         # without a network
+    python -m src.clip_filter_pairs --model mine.json --pretrained mine.pt                # a configuration of your own
+
+Scores are the cosine similarities of CLIP's caption and image features. A run that was stopped continues where it
+was when started again with the same arguments. Of N captions exactly round(N x fraction) are dropped, those with
+equal scores in the order of the file. With --output-npz OUT.npz and --scores-output SCORES.npy this writes
+
+    OUT.npz                   the kept captions and all images, laid out as the input
+    OUT.keep.npz              the keep-list: ids, scores, what is kept and why; for --keep-list of the trainers
+    OUT.png                   the scores with the cut, the worst and the best pairs
+    SCORES.npy, SCORES.json   scores (N,) float32, NaN where the image cannot be read; what they were made from
+    SCORES.bad_images.csv     the captions whose images cannot be read, if there are any
+    SCORES.partial.jsonl      the scores so far, until the run is finished
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.cli import (
+    TRAIN_NPZ,
+    HelpFormatter,
+    add_device_arguments,
+    positive_int,
+    print_settings,
+    resolve_device,
+    resolve_precision,
+    run,
+)
+from src.clip_model import load_clip
+from src.clip_scoring import open_scores, save_scores, score_pairs
+from src.files import InputError
+from src.filter_report import cut_value, write_report
+from src.keep_list import KeepList, check_output, save_filtered
+from src.pairs import Pairs, fingerprint, open_pairs
+from src.runs import provenance
+
+IMAGES_ROOT = Path("data/train/Images")
+SCORES_NPY = Path("data/filtered/train_clip_scores_raw.npy")
+
+
+def drop_lowest(scores: np.ndarray, fraction: float, bad_images: str = "keep") -> np.ndarray:
+    """Which captions to keep, (N,) bool: all but the round(N x fraction) lowest of `scores` (N,).
+
+    Of equal scores the first in the file goes first. Captions without a score (NaN) are never dropped with
+    `bad_images` "keep"; with "drop" all of them are, and count towards the number that is.
+    """
+    unscored = np.isnan(scores)
+    order = np.argsort(np.where(unscored, -np.inf, scores), kind="stable")
+    count = round(len(scores) * fraction)
+    if bad_images == "keep":
+        order = order[unscored.sum() :]
+    else:
+        count = max(count, unscored.sum())
+    keep = np.ones(len(scores), np.bool_)
+    keep[order[:count]] = False
+    return keep
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = _parse(argv)
+    check_output(args.input_npz, args.output_npz)
+    data = {"input_npz": str(args.input_npz), "input_fingerprint": fingerprint(args.input_npz)}
+    if args.scores_input:
+        pairs, scores, made = _open(args, data)
+    else:
+        pairs, scores, made = _score(args, data)
+    unscored = int(np.isnan(scores).sum())
+    if unscored and args.on_bad_image == "error":
+        raise InputError(_describe_bad_images(pairs, scores, args))
+
+    keep = drop_lowest(scores, args.drop_fraction, args.on_bad_image)
+    cut = {"drop_fraction": args.drop_fraction, "dropped": int((~keep).sum()), "cut": cut_value(scores, keep)}
+    arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    origin = data | {"filter": "clip", "higher_is_better": True, "scores": made, "arguments": arguments, "cut": cut}
+    keep_list = KeepList(caption_ids=pairs.caption_ids, scores=scores, keep=keep, provenance=origin)
+    list_path, report = save_filtered(pairs, keep_list, args.output_npz), args.output_npz.with_suffix(".png")
+    write_report(report, pairs, keep_list, score_name="CLIP similarity", images_root=args.images_root)
+    if not args.scores_input:
+        _progress_file(args).unlink()
+
+    scored = scores[~np.isnan(scores)]
+    spread = ", ".join(f"{q:.4f}" for q in np.quantile(scored, (0, 0.05, 0.5, 0.95, 1))) if len(scored) else "none"
+    summary = {
+        "scores": f"{spread} (lowest, 5%, median, 95%, highest)",
+        "dropped": f"{cut['dropped']:,} of {len(pairs):,} captions"
+        + (f", scores up to {cut['cut']:.4f}" if cut["cut"] is not None else ""),
+        "bad images": f"{unscored:,} captions without a score: {args.on_bad_image}" if unscored else "none",
+        "pairs": args.output_npz,
+        "keep-list": list_path,
+        "report": report,
+    }
+    if not args.scores_input:
+        summary["all scores"] = args.scores_output
+    print_settings(f"kept {keep.sum():,} captions", summary)
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m src.clip_filter_pairs", description=__doc__, formatter_class=HelpFormatter
+    )
+    parser.add_argument("--input-npz", type=Path, default=TRAIN_NPZ, help="caption-image pairs to filter")
+    parser.add_argument("--images-root", type=Path, default=IMAGES_ROOT, help="folder of the image files")
+    parser.add_argument(
+        "--output-npz",
+        type=Path,
+        default=argparse.SUPPRESS,
+        help="where the kept pairs go (default: data/filtered/train_clip_q0.10_from_raw.npz, or as --drop-fraction is)",
+    )
+    parser.add_argument("--scores-output", type=Path, default=SCORES_NPY, help="where the scores of all captions go")
+    parser.add_argument(
+        "--scores-input",
+        type=Path,
+        default=argparse.SUPPRESS,
+        help="cut by these scores, of an earlier run's --scores-output, and score nothing",
+    )
+    parser.add_argument("--drop-fraction", type=_fraction, default=0.1, help="share of captions to drop, from 0 to 1")
+    parser.add_argument(
+        "--on-bad-image",
+        choices=("error", "keep", "drop"),
+        default="error",
+        help="what becomes of captions whose image is missing or unreadable: error, after all images were tried; "
+        "keep them without a score; or drop them, first of all that are dropped",
+    )
+    parser.add_argument("--model", default="ViT-B-32", help="a model of open_clip, or a JSON model configuration")
+    parser.add_argument(
+        "--pretrained",
+        default="laion2b_s34b_b79k",
+        help="weights: a tag of that model, downloaded once, or a checkpoint (.safetensors, .pt, .bin)",
+    )
+    add_device_arguments(parser)
+    parser.add_argument("--image-batch-size", type=positive_int, default=128, help="images encoded at once")
+    parser.add_argument("--text-batch-size", type=positive_int, default=512, help="captions encoded at once, at most")
+    parser.add_argument(
+        "--workers",
+        type=_workers,
+        default=min(8, os.cpu_count() or 1),
+        help="processes that decode images; 0 decodes between the steps",
+    )
+    args = parser.parse_args(argv, argparse.Namespace(output_npz=None, scores_input=None))
+    if args.output_npz is None:
+        args.output_npz = SCORES_NPY.with_name(f"train_clip_q{_two_decimals(args.drop_fraction)}_from_raw.npz")
+    if args.scores_output.suffix != ".npy":
+        raise InputError(f"--scores-output {args.scores_output}: expected a name that ends with .npy")
+    return args
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to below 1")
+    return value
+
+
+def _two_decimals(fraction: float) -> str:
+    return f"{fraction:.2f}" if fraction == round(fraction, 2) else f"{fraction:g}"
+
+
+def _workers(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0")
+    return value
+
+
+def _progress_file(args: argparse.Namespace) -> Path:
+    return args.scores_output.with_suffix(".partial.jsonl")
+
+
+def _score(args: argparse.Namespace, data: dict[str, str]) -> tuple[Pairs, np.ndarray, dict[str, Any]]:
+    """Score all pairs and write the scores; return them with the record of how they were made."""
+    if not args.images_root.is_dir():
+        raise InputError(f"--images-root {args.images_root}: no such folder")
+    device = resolve_device(args.device)
+    precision = resolve_precision(args.precision, device)
+    download = "" if Path(args.pretrained).is_file() else " (downloaded on first use)"
+    print(f"opening {args.model} {args.pretrained}{download}", flush=True)
+    clip = load_clip(args.model, args.pretrained)
+    pairs = open_pairs(args.input_npz)
+    settings = {
+        "pairs": f"{args.input_npz} ({data['input_fingerprint']})",
+        "captions, images": f"{len(pairs):,}, {pairs.num_images:,} in {args.images_root}",
+        "model": f"{args.model} {args.pretrained} (weights {clip.identity['weights_sha256'][:16]})",
+        "device": f"{device}, {precision}, {args.workers} workers",
+        "batches": f"{args.image_batch_size} images, up to {args.text_batch_size} captions",
+        "scores": args.scores_output,
+    }
+    print_settings("scoring caption-image pairs by CLIP", settings)
+    started = time.perf_counter()
+    # Neither a path nor a name: the same model from elsewhere continues the same run.
+    model = {key: clip.identity[key] for key in ("config", "preprocess", "weights_sha256")}
+    args.scores_output.parent.mkdir(parents=True, exist_ok=True)
+    scores, unreadable = score_pairs(
+        clip,
+        pairs,
+        args.images_root,
+        _progress_file(args),
+        identity={"input_fingerprint": data["input_fingerprint"]} | model,
+        device=device,
+        precision=precision,
+        image_batch_size=args.image_batch_size,
+        text_batch_size=args.text_batch_size,
+        workers=args.workers,
+    )
+    print(f"scored {len(pairs):,} captions in {time.perf_counter() - started:.1f} s")
+    made = data | {"images_root": str(args.images_root), "clip": clip.identity} | provenance(device, precision)
+    save_scores(args.scores_output, pairs, scores, unreadable, made)
+    return pairs, scores, made
+
+
+def _describe_bad_images(pairs: Pairs, scores: np.ndarray, args: argparse.Namespace) -> str:
+    names = pairs.image_names[np.unique(pairs.image_of_caption[np.isnan(scores)])]
+    more = ", …" if len(names) > 3 else ""
+    where = args.scores_input or args.scores_output
+    return (
+        f"{len(names):,} images ({', '.join(names[:3])}{more}) of {np.isnan(scores).sum():,} captions cannot be read; "
+        f"put them right and run again, or pass --scores-input {where} with --on-bad-image drop (or keep)"
+    )
+
+
+def _open(args: argparse.Namespace, data: dict[str, str]) -> tuple[Pairs, np.ndarray, dict[str, Any]]:
+    """Open pairs and their scores of an earlier run; return them with the record of how the scores were made."""
+    scores, made = open_scores(args.scores_input, data["input_fingerprint"])
+    pairs = open_pairs(args.input_npz)
+    if len(scores) != len(pairs):
+        raise InputError(f"{args.scores_input}: {len(scores):,} scores; {args.input_npz} has {len(pairs):,} captions")
+    settings = {
+        "pairs": f"{args.input_npz} ({data['input_fingerprint']})",
+        "captions, images": f"{len(pairs):,}, {pairs.num_images:,}",
+        "scores": f"{args.scores_input} ({'of these pairs' if made else 'of which pairs is not recorded'})",
+    }
+    print_settings("cutting by the scores of an earlier run", settings)
+    return pairs, scores, made
+
+
+if __name__ == "__main__":
+    run(main)
