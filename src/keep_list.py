@@ -48,7 +48,7 @@ def open_keep_list(path: str | Path) -> KeepList:
     """Open a keep-list. Raises InputError that names the file and what is wrong in it."""
     path = require_file(path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in (*_DTYPES, "provenance")}
     except KeyError as error:
         raise InputError(f"{path}: not a keep-list, it has no key {error}") from None
