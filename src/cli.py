@@ -20,11 +20,15 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run a script's `main` and exit: 0, 2 with one line for unusable input, 130 when interrupted."""
+    """Run a script's `main` and exit: 0, 2 with one line for what cannot be used, 130 when interrupted."""
     try:
         status = main() or 0
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        status = 2
+    except OSError as error:  # a file that may not be read or written, a full disk
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         status = 2
     except torch.OutOfMemoryError as error:
         reason = str(error).splitlines()[0]
@@ -36,9 +40,14 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     sys.exit(status)
 
 
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--device`; `resolve_device` reads it."""
+    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
+
+
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `--device` and `--precision`; `resolve_device` and `resolve_precision` read them."""
-    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
+    add_device_argument(parser)
     parser.add_argument(
         "--precision",
         default="auto",

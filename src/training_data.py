@@ -44,22 +44,22 @@ class TrainingData:
         names = self.pairs.image_names
         validates = validation_images(names, fraction, seed)
         if self.validation is None:
-            own = _in_turns(self.pairs.select_images(validates))
+            own = in_turns(self.pairs.select_images(validates))
             return _checked(Split(train=self.pairs.select_images(~validates), validation=own))
         known = np.isin(self.validation.image_names, names)
         if not known.any():  # a validation set of its own: nothing need be held out
-            return _checked(Split(train=self.pairs, validation=_in_turns(self.validation)))
+            return _checked(Split(train=self.pairs, validation=in_turns(self.validation)))
         chosen = np.isin(self.validation.image_names, names[validates])
         return _checked(
             Split(
                 train=self.pairs.select_images(~validates),
-                validation=_in_turns(self.validation.select_images(chosen)),
-                own_validation=_in_turns(self.pairs.select_images(validates)),
+                validation=in_turns(self.validation.select_images(chosen)),
+                own_validation=in_turns(self.pairs.select_images(validates)),
             )
         )
 
 
-def _in_turns(pairs: Pairs) -> Pairs:
+def in_turns(pairs: Pairs) -> Pairs:
     """Reorder the captions: the first of every image, then the second of every image, and so on."""
     by_image = np.argsort(pairs.image_of_caption, kind="stable")
     _, first, counts = np.unique(pairs.image_of_caption[by_image], return_index=True, return_counts=True)
