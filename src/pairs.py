@@ -7,20 +7,20 @@ never held: its rows are streamed from the archive, each becoming one int32 imag
 on saving.
 """
 
-import hashlib
-import zipfile
-import zlib
+import json
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
-from src.files import InputError, atomic_path, require_file
+from src.files import InputError, require_file
+from src.npz import BLOCK_BYTES, NpzReader, NpzWriter, create_npz, open_npz
+from src.pairs_cache import read_cache, source_stamp, write_cache
 
-LABEL_BLOCK_BYTES = 8 << 20
+HINT = "run `bash setup.sh` to prepare data/"
+CACHE_FROM_BYTES = 100_000_000  # smaller files open in about half a second without a cache
 CHECK_BLOCK_ROWS = 4096
 
 
@@ -85,35 +85,33 @@ class Pairs:
         )
 
 
-def open_pairs(path: str | Path) -> Pairs:
-    """Open a `train.npz` (or a filtered one). Raises InputError that names the file and what is wrong in it."""
-    path = require_file(path, "run `bash setup.sh` to prepare data/")
-    with _open_archive(path) as archive:
-        ids, texts, text_embeddings = _read_captions(archive, path)
-        names = _read_array(archive, path, "images/names", rank=1, kind="U")
-        image_embeddings = _read_embeddings(archive, path, "images/embeddings")
-        _check_length(path, "images/names", len(names), "images/embeddings", len(image_embeddings))
-        _check_unique(path, "images/names", names)
-        _check_metadata(archive, path, "metadata/num_images", len(names))
-        _check_metadata(archive, path, "metadata/embedding_dim_image", image_embeddings.shape[1])
-        image_of_caption = _read_labels(archive, path, (len(ids), len(names)))
-    return Pairs(
-        caption_ids=ids,
-        caption_texts=texts,
-        text_embeddings=text_embeddings,
-        image_of_caption=image_of_caption,
-        image_names=names.astype(object),
-        image_embeddings=image_embeddings,
-        source=path,
-    )
+def open_pairs(path: str | Path, *, cache: bool | None = None) -> Pairs:
+    """Open a `train.npz` (or a filtered one). Raises InputError that names the file and what is wrong in it.
+
+    With `cache`, the arrays are kept in `train.npz.cache`, about as large as the file: the next time they are mapped
+    from there, as long as the file is the same. None: where the file is larger than CACHE_FROM_BYTES.
+    """
+    path = require_file(path, HINT)
+    if cache is None:
+        cache = path.stat().st_size > CACHE_FROM_BYTES
+    if not cache:
+        return _read_pairs(path)
+    stamp = source_stamp(path)
+    kept = read_cache(path, stamp)
+    if kept is not None:
+        return _unpack(kept, path)
+    pairs = _read_pairs(path)
+    write_cache(path, stamp, _pack(pairs))
+    return pairs
 
 
 def open_test_captions(path: str | Path) -> TestCaptions:
     """Open a `test.clean.npz`. Raises InputError that names the file and what is wrong in it."""
-    path = require_file(path, "run `bash setup.sh` to prepare data/")
-    with _open_archive(path) as archive:
-        ids, texts, embeddings = _read_captions(archive, path)
-    return TestCaptions(caption_ids=ids, caption_texts=texts, text_embeddings=embeddings, source=path)
+    with open_npz(path, HINT) as archive:
+        ids, texts = _read_ids_and_texts(archive)
+        embeddings = _read_embeddings(archive, "captions/embeddings")
+        _check_captions(archive, ids, texts, embeddings)
+    return TestCaptions(caption_ids=ids, caption_texts=texts, text_embeddings=embeddings, source=Path(path))
 
 
 def embedding_dims(path: str | Path) -> dict[str, int]:
@@ -121,210 +119,177 @@ def embedding_dims(path: str | Path) -> dict[str, int]:
 
     A `test.clean.npz` has no "image". Raises InputError as `open_pairs` does.
     """
-    path, dims = require_file(path), {}
-    with _open_archive(path) as archive:
-        for name, key in (("text", "captions/embeddings"), ("image", "images/embeddings")):
-            if f"{key}.npy" in archive.namelist():
-                with _open_member(archive, path, key) as member:
-                    dims[name] = int(_read_header(member, path, key, rank=2)[0][1])
-    return dims
+    keys = {"text": "captions/embeddings", "image": "images/embeddings"}
+    with open_npz(path) as archive:
+        return {name: archive.header(key, rank=2, kind="f").shape[1] for name, key in keys.items() if key in archive}
 
 
 def fingerprint(path: str | Path) -> str:
-    """16 hex digits that identify an archive's contents, from the CRC-32 and size that it keeps of each member.
-
-    Costs microseconds whatever the file's size. Opening the file checks those CRCs against the bytes.
-    """
-    with _open_archive(require_file(path)) as archive:
-        members = sorted((item.filename, item.file_size, item.CRC) for item in archive.infolist())
-    return hashlib.sha256(repr(members).encode()).hexdigest()[:16]
+    """16 hex digits that identify a data file's contents. Costs about a millisecond whatever its size."""
+    with open_npz(path) as archive:
+        return archive.fingerprint()
 
 
 def save_pairs(pairs: Pairs, path: str | Path) -> None:
     """Save in the challenge's layout, the (N, M) label matrix streamed row by row; whole or not at all."""
-    sizes = {
-        "num_captions": len(pairs),
-        "num_images": pairs.num_images,
-        "embedding_dim_text": pairs.text_embeddings.shape[1],
-        "embedding_dim_image": pairs.image_embeddings.shape[1],
-    }
-    with _create_archive(path, sizes) as archive:
+    shape = (len(pairs), pairs.num_images)
+    with create_npz(path) as archive:
+        archive.array("metadata/num_captions", np.array([len(pairs)]))
+        archive.array("metadata/num_images", np.array([pairs.num_images]))
+        archive.array("metadata/embedding_dim_text", np.array([pairs.text_embeddings.shape[1]]))
+        archive.array("metadata/embedding_dim_image", np.array([pairs.image_embeddings.shape[1]]))
         _write_captions(archive, pairs)
-        _write_labels(archive, pairs.image_of_caption, pairs.num_images)
-        _write_array(archive, "images/names", pairs.image_names.astype(str))
-        _write_array(archive, "images/embeddings", pairs.image_embeddings)
+        archive.blocks("captions/label", shape, bool, _label_blocks(pairs.image_of_caption, pairs.num_images))
+        archive.array("images/names", pairs.image_names.astype(str))
+        archive.array("images/embeddings", pairs.image_embeddings)
 
 
 def save_test_captions(captions: TestCaptions, path: str | Path) -> None:
     """Save captions without images in the layout of `test.clean.npz`, whole or not at all."""
-    sizes = {"num_captions": len(captions), "embedding_dim_text": captions.text_embeddings.shape[1]}
-    with _create_archive(path, sizes) as archive:
+    with create_npz(path) as archive:
+        archive.array("metadata/num_captions", np.array([len(captions)]))
+        archive.array("metadata/embedding_dim_text", np.array([captions.text_embeddings.shape[1]]))
         _write_captions(archive, captions)
 
 
-@contextmanager
-def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open the NPZ; what zipfile and zlib say of a damaged file becomes an InputError."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise InputError(f"{path}: not an NPZ file, or a truncated or damaged one ({error})") from None
+def _read_pairs(path: Path) -> Pairs:
+    # What takes long, inflating and checking, leaves Python's lock: the three large members are read side by side.
+    with open_npz(path) as archive, ThreadPoolExecutor(3) as pool:
+        text_reader = pool.submit(_read_embeddings, archive, "captions/embeddings")
+        label_reader = pool.submit(_read_labels, archive)
+        image_reader = pool.submit(_read_embeddings, archive, "images/embeddings")
+        ids, texts = _read_ids_and_texts(archive)
+        names = _read_texts(archive, "images/names")
+        _check_unique(archive, "images/names", names)
+        text_embeddings, image_embeddings = text_reader.result(), image_reader.result()
+        _check_captions(archive, ids, texts, text_embeddings)
+        _check_length(archive, "images/names", len(names), "images/embeddings", len(image_embeddings))
+        _check_metadata(archive, "metadata/num_images", len(names))
+        _check_metadata(archive, "metadata/embedding_dim_image", image_embeddings.shape[1])
+        label_shape, image_of_caption = label_reader.result()
+        if label_shape != (len(ids), len(names)):
+            wanted = f"{(len(ids), len(names))}, (captions, images)"
+            raise InputError(f"{path}: captions/label has shape {label_shape}; expected {wanted}")
+    return Pairs(
+        caption_ids=ids,
+        caption_texts=texts,
+        text_embeddings=text_embeddings,
+        image_of_caption=image_of_caption,
+        image_names=names,
+        image_embeddings=image_embeddings,
+        source=path,
+    )
 
 
-@contextmanager
-def _open_member(archive: zipfile.ZipFile, path: Path, key: str) -> Iterator[IO[bytes]]:
-    try:
-        member = archive.open(f"{key}.npy")
-    except KeyError:
-        raise InputError(f"{path}: has no key {key!r}") from None
-    with member:
-        yield member
+def _read_ids_and_texts(archive: NpzReader) -> tuple[np.ndarray, np.ndarray]:
+    ids = archive.array("captions/ids", rank=1, kind="iu").astype(np.int64)
+    _check_unique(archive, "captions/ids", ids)
+    return ids, _read_texts(archive, "captions/text")
 
 
-def _read_header(member: IO[bytes], path: Path, key: str, *, rank: int) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Read an NPY header: shape, whether in Fortran order, dtype."""
-    try:
-        version = np.lib.format.read_magic(member)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran_order, dtype = read(member)
-    except ValueError as error:
-        raise InputError(f"{path}: {key} is not a NumPy array ({error})") from None
-    if dtype.hasobject:
-        raise InputError(
-            f"{path}: {key} holds Python objects, which are never loaded; save it as plain numbers or text"
-        )
-    if len(shape) != rank:
-        raise InputError(f"{path}: {key} has shape {shape}; expected {rank} dimension{'s' * (rank > 1)}")
-    return shape, fortran_order, dtype
+def _read_texts(archive: NpzReader, key: str) -> np.ndarray:
+    """Read text as Python strings: the file spends 4 bytes a character on the longest one's length for each."""
+    texts = [text for block in archive.blocks(key, rank=1, kind="U") for text in block.tolist()]
+    return np.array(texts, object)
 
 
-def _read_array(archive: zipfile.ZipFile, path: Path, key: str, *, rank: int, kind: str) -> np.ndarray:
-    """Read one member whose dtype kind is in `kind`: "i" any integer, "f" float32, "U" unicode."""
-    with _open_member(archive, path, key) as member:
-        _, _, dtype = _read_header(member, path, key, rank=rank)
-    wanted = {"iu": "integers", "f": "float32", "U": "unicode text"}[kind]
-    if dtype.kind not in kind or (kind == "f" and dtype.itemsize != 4):
-        raise InputError(f"{path}: {key} has dtype {dtype}; expected {wanted}")
-    with _open_member(archive, path, key) as member:
-        try:
-            return np.lib.format.read_array(member, allow_pickle=False)
-        except ValueError as error:
-            raise InputError(f"{path}: {key} cannot be read ({error})") from None
-
-
-def _read_embeddings(archive: zipfile.ZipFile, path: Path, key: str) -> np.ndarray:
+def _read_embeddings(archive: NpzReader, key: str) -> np.ndarray:
     """Read a (rows, width) float32 array and insist that it is finite."""
-    embeddings = np.ascontiguousarray(_read_array(archive, path, key, rank=2, kind="f"))
+    embeddings = archive.array(key, rank=2, kind="f")
     if embeddings.size == 0:
-        raise InputError(f"{path}: {key} is empty, shape {embeddings.shape}")
+        raise InputError(f"{archive.path}: {key} is empty, shape {embeddings.shape}")
     blocks = range(0, len(embeddings), CHECK_BLOCK_ROWS)
     # A sum is finite exactly when its row is (float64 cannot overflow here): one pass, no mask as large as the data.
     sums = np.concatenate([embeddings[i : i + CHECK_BLOCK_ROWS].sum(axis=1, dtype=np.float64) for i in blocks])
     bad = np.flatnonzero(~np.isfinite(sums))
     if len(bad):
-        raise InputError(f"{path}: {key} has NaN or infinite numbers in {len(bad)} rows, the first is row {bad[0]}")
+        raise InputError(
+            f"{archive.path}: {key} has NaN or infinite numbers in {len(bad)} rows, the first is row {bad[0]}"
+        )
     return embeddings
 
 
-def _read_captions(archive: zipfile.ZipFile, path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    ids = _read_array(archive, path, "captions/ids", rank=1, kind="iu").astype(np.int64)
-    # Unicode arrays spend 4 bytes a character on the longest caption's length: keep Python strings instead.
-    texts = _read_array(archive, path, "captions/text", rank=1, kind="U").astype(object)
-    embeddings = _read_embeddings(archive, path, "captions/embeddings")
-    _check_length(path, "captions/ids", len(ids), "captions/embeddings", len(embeddings))
-    _check_length(path, "captions/text", len(texts), "captions/embeddings", len(embeddings))
-    _check_unique(path, "captions/ids", ids)
-    _check_metadata(archive, path, "metadata/num_captions", len(ids))
-    _check_metadata(archive, path, "metadata/embedding_dim_text", embeddings.shape[1])
-    return ids, texts, embeddings
-
-
-def _read_labels(archive: zipfile.ZipFile, path: Path, expected: tuple[int, int]) -> np.ndarray:
-    """Stream the (N, M) boolean labels; return the index of the one True of each row, (N,) int32."""
+def _read_labels(archive: NpzReader) -> tuple[tuple[int, ...], np.ndarray]:
+    """Stream the boolean labels: their shape (N, M), and the column of the one True of each row, (N,) int32."""
     key = "captions/label"
-    with _open_member(archive, path, key) as member:
-        shape, fortran_order, dtype = _read_header(member, path, key, rank=2)
-        if dtype != np.bool_:
-            raise InputError(f"{path}: {key} has dtype {dtype}; expected bool")
-        if fortran_order:
-            raise InputError(f"{path}: {key} is stored column by column; save np.ascontiguousarray of it")
-        if shape != expected:
-            raise InputError(f"{path}: {key} has shape {shape}; expected {expected}, (captions, images)")
-        num_captions, num_images = expected
-        image_of_caption = np.empty(num_captions, np.int32)
-        rows_a_block = max(1, LABEL_BLOCK_BYTES // num_images)
-        for start in range(0, num_captions, rows_a_block):
-            rows = min(rows_a_block, num_captions - start)
-            block = member.read(rows * num_images)
-            if len(block) != rows * num_images:
-                raise InputError(f"{path}: {key} ends early, in row {start + len(block) // num_images}")
-            where = np.flatnonzero(np.frombuffer(block, np.bool_))
-            counts = np.bincount(where // num_images, minlength=rows)
-            if (counts != 1).any():
-                row = int(np.flatnonzero(counts != 1)[0])
-                raise InputError(f"{path}: {key} gives caption {start + row} {counts[row]} images; expected one")
-            image_of_caption[start : start + rows] = where % num_images
-    return image_of_caption
+    header = archive.header(key, rank=2, kind="b")
+    num_captions = header.shape[0]
+    true_at, found, start = [], 0, 0
+    for block in archive.blocks(key, rank=2, kind="b"):
+        flat = block.reshape(-1)
+        if flat.view(np.uint8).max(initial=0) > 1:
+            raise InputError(f"{archive.path}: {key} has bytes other than 0 and 1, which are no booleans")
+        true_at.append(np.flatnonzero(flat) + start)
+        found += len(true_at[-1])
+        start += flat.size
+        if found > num_captions:
+            break
+    outer, inner = np.divmod(np.concatenate([*true_at, np.empty(0, np.int64)]), header.stored_shape[1])
+    captions, images = (inner, outer) if header.fortran_order else (outer, inner)
+    counts = np.bincount(captions, minlength=num_captions)
+    for faulty, what in ((counts > 1, "several images"), (counts == 0, "no image")):
+        if faulty.any():
+            raise InputError(f"{archive.path}: {key} gives caption {faulty.argmax()} {what}; expected one")
+    image_of_caption = np.empty(num_captions, np.int32)
+    image_of_caption[captions] = images
+    return header.shape, image_of_caption
 
 
-def _check_length(path: Path, key: str, length: int, other_key: str, other_length: int) -> None:
+def _check_captions(archive: NpzReader, ids: np.ndarray, texts: np.ndarray, embeddings: np.ndarray) -> None:
+    _check_length(archive, "captions/ids", len(ids), "captions/embeddings", len(embeddings))
+    _check_length(archive, "captions/text", len(texts), "captions/embeddings", len(embeddings))
+    _check_metadata(archive, "metadata/num_captions", len(ids))
+    _check_metadata(archive, "metadata/embedding_dim_text", embeddings.shape[1])
+
+
+def _check_length(archive: NpzReader, key: str, length: int, other_key: str, other_length: int) -> None:
     if length != other_length:
-        raise InputError(f"{path}: {key} has {length} rows but {other_key} has {other_length}")
+        raise InputError(f"{archive.path}: {key} has {length} rows but {other_key} has {other_length}")
 
 
-def _check_unique(path: Path, key: str, values: np.ndarray) -> None:
+def _check_unique(archive: NpzReader, key: str, values: np.ndarray) -> None:
     unique, counts = np.unique(values, return_counts=True)
     if len(unique) != len(values):
-        raise InputError(
-            f"{path}: {key} repeats {unique[counts > 1][0]!s} ({len(values) - len(unique)} repeats in all)"
-        )
+        repeated, repeats = unique[counts > 1][0], len(values) - len(unique)
+        raise InputError(f"{archive.path}: {key} repeats {repeated!s} ({repeats} repeats in all)")
 
 
-def _check_metadata(archive: zipfile.ZipFile, path: Path, key: str, actual: int) -> None:
-    value = _read_array(archive, path, key, rank=1, kind="iu")
-    if value.tolist() != [actual]:
-        raise InputError(f"{path}: {key} says {value.tolist()} but the arrays say {actual}")
+def _check_metadata(archive: NpzReader, key: str, actual: int) -> None:
+    value = archive.array(key, rank=None, kind="iu").item()
+    if value != actual:
+        raise InputError(f"{archive.path}: {key} says {value} but the arrays say {actual}")
 
 
-@contextmanager
-def _create_archive(path: str | Path, metadata: dict[str, int]) -> Iterator[zipfile.ZipFile]:
-    with (
-        atomic_path(path) as temporary,
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
-    ):
-        for name, value in metadata.items():
-            _write_array(archive, f"metadata/{name}", np.array([value], np.int64))
-        yield archive
+def _write_captions(archive: NpzWriter, captions: Pairs | TestCaptions) -> None:
+    archive.array("captions/ids", captions.caption_ids)
+    archive.array("captions/text", captions.caption_texts.astype(str))
+    archive.array("captions/embeddings", captions.text_embeddings)
 
 
-@contextmanager
-def _create_member(archive: zipfile.ZipFile, key: str) -> Iterator[IO[bytes]]:
-    """Open a member for writing under a fixed date, so that equal contents give equal files."""
-    info = zipfile.ZipInfo(f"{key}.npy")
-    info.compress_type = zipfile.ZIP_DEFLATED
-    with archive.open(info, "w", force_zip64=True) as member:
-        yield member
+def _label_blocks(image_of_caption: np.ndarray, num_images: int) -> Iterator[np.ndarray]:
+    """The rows of the label matrix, some BLOCK_BYTES at a time; each block is overwritten by the next one."""
+    rows = max(1, BLOCK_BYTES // num_images)
+    labels = np.zeros((rows, num_images), np.bool_)
+    for start in range(0, len(image_of_caption), rows):
+        images = image_of_caption[start : start + rows]
+        labels[np.arange(len(images)), images] = True
+        yield labels[: len(images)]
+        labels[np.arange(len(images)), images] = False
 
 
-def _write_array(archive: zipfile.ZipFile, key: str, array: np.ndarray) -> None:
-    with _create_member(archive, key) as member:
-        np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+def _pack(pairs: Pairs) -> dict[str, np.ndarray]:
+    """The arrays of `pairs` as plain numbers: texts become the bytes of a JSON list."""
+    arrays = {field.name: getattr(pairs, field.name) for field in fields(pairs) if field.name != "source"}
+    texts = {
+        name: np.frombuffer(json.dumps(array.tolist()).encode(), np.uint8)
+        for name, array in arrays.items()
+        if array.dtype == object
+    }
+    return arrays | texts
 
 
-def _write_captions(archive: zipfile.ZipFile, captions: Pairs | TestCaptions) -> None:
-    _write_array(archive, "captions/ids", captions.caption_ids)
-    _write_array(archive, "captions/text", captions.caption_texts.astype(str))
-    _write_array(archive, "captions/embeddings", captions.text_embeddings)
-
-
-def _write_labels(archive: zipfile.ZipFile, image_of_caption: np.ndarray, num_images: int) -> None:
-    header = {"descr": "|b1", "fortran_order": False, "shape": (len(image_of_caption), num_images)}
-    rows_a_block = max(1, LABEL_BLOCK_BYTES // num_images)
-    with _create_member(archive, "captions/label") as member:
-        np.lib.format.write_array_header_1_0(member, header)
-        for start in range(0, len(image_of_caption), rows_a_block):
-            images = image_of_caption[start : start + rows_a_block]
-            block = np.zeros((len(images), num_images), np.bool_)
-            block[np.arange(len(images)), images] = True
-            member.write(block.tobytes())
+def _unpack(arrays: dict[str, np.ndarray], source: Path) -> Pairs:
+    texts = {
+        name: np.array(json.loads(array.tobytes()), object) for name, array in arrays.items() if array.dtype == np.uint8
+    }
+    return Pairs(**(arrays | texts), source=source)
