@@ -29,12 +29,12 @@ class ImageGroups:
     """
 
     def __init__(self, image_of_caption: np.ndarray, batch_size: int) -> None:
-        """image_of_caption (N,) int; images without captions are left out."""
+        """image_of_caption (N,) int, N at least 1; images without captions are left out."""
         self._captions = np.argsort(image_of_caption, kind="stable")
         self.images, self._first, self._counts = np.unique(
-            image_of_caption[self._captions], return_index=True, return_counts=True
+            image_of_caption[self._captions].astype(np.int64), return_index=True, return_counts=True
         )
-        images_a_batch = max(1, int(batch_size / self._counts.mean()))
+        images_a_batch = max(1, batch_size * len(self.images) // len(image_of_caption))
         self.num_batches = -(-len(self.images) // images_a_batch)
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
@@ -45,4 +45,4 @@ class ImageGroups:
             target = np.repeat(np.arange(len(groups)), counts)
             within_group = np.arange(len(target)) - np.repeat(np.cumsum(counts) - counts, counts)
             captions = self._captions[self._first[groups][target] + within_group]
-            yield Batch(captions, self.images[groups].astype(np.int64), target, counts)
+            yield Batch(captions, self.images[groups], target, counts)

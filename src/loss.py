@@ -26,6 +26,6 @@ def multi_positive_infonce(
     """
     logits_BG = F.normalize(prediction_BV, dim=1) @ F.normalize(image_GV, dim=1).T / tau
     positive_B = logits_BG.gather(1, target_B[:, None]).squeeze(1)
-    caption_to_image = torch.logsumexp(logits_BG + count_G.log(), dim=1)
+    caption_to_image = torch.logsumexp(logits_BG + count_G.to(logits_BG).log(), dim=1)
     image_to_caption = torch.logsumexp(logits_BG, dim=0)[target_B]
     return ((caption_to_image + image_to_caption) / 2 - positive_B).mean()

@@ -3,10 +3,9 @@
 Shapes: N captions (queries), M images (the gallery), V image width.
 
 rank = 1 + images that score strictly higher + half of the other images that score exactly the same, so that a
-translator which says the same for everything scores like chance. Always float32; never a score from NaN.
+translator which says the same for everything scores like chance. Scores are float32 and never NaN or infinite.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,18 +15,20 @@ PROTOCOL_DEPTH = 99
 
 
 class NonFiniteError(ValueError):
-    """A translator's predictions hold NaN or infinity: it has no rank and no score."""
+    """A translator's predictions are NaN, infinite or so large that scores would be: they have no rank."""
 
 
 def _check_finite(prediction_NV: Tensor) -> Tensor:
-    bad = int((~torch.isfinite(prediction_NV).all(dim=1)).sum())
+    prediction_NV = prediction_NV.float()
+    # Squared lengths are infinite as soon as any number is, and before a dot product with an image can be.
+    bad = int((~prediction_NV.square().sum(dim=1).isfinite()).sum())
     if bad:
-        raise NonFiniteError(f"{bad} of {len(prediction_NV)} predictions are NaN or infinite")
-    return prediction_NV.float()
+        raise NonFiniteError(f"{bad} of {len(prediction_NV)} predictions are NaN, infinite or too large")
+    return prediction_NV
 
 
 def _ranks_of(score_NM: Tensor, target_N: Tensor) -> Tensor:
-    """Ranks of the target column of each row, (N,) float64."""
+    """The rank of each row's target column, (N,) float64."""
     own_N1 = score_NM.gather(1, target_N[:, None])
     higher_N = (score_NM > own_N1).sum(dim=1)
     same_N = (score_NM == own_N1).sum(dim=1) - 1
@@ -77,7 +78,7 @@ def summarize_ranks(ranks_N: Tensor) -> dict[str, float]:
         "mrr": mrr(ranks_N),
         **recalls,
         "ndcg": ndcg(ranks_N),
-        "median_rank": float(np.median(ranks_N.numpy())),
+        "median_rank": float(ranks_N.quantile(0.5)),
     }
 
 
@@ -85,20 +86,17 @@ def summarize_ranks(ranks_N: Tensor) -> dict[str, float]:
 def challenge_protocol(prediction_NV: Tensor, gallery_MV: Tensor, target_N: Tensor) -> dict[str, float]:
     """What the leaderboard computes: captions in order, in groups of 100 with the 100 images of the group.
 
-    Scores are dot products with the raw image embeddings; only the best 99 count and a miss is 0. A group that
-    shows an image twice shows both copies, as on the leaderboard; a caption's own image is found at either.
-    Arguments as for `retrieval_ranks`, the captions in the file's order. Raises NonFiniteError.
+    Scores are dot products with the raw image embeddings; only the best 99 count and a miss is 0. Several captions
+    of one image in a group bring as many copies of it: to another caption each is one more wrong image, to their
+    own captions it is found at any of them. Arguments as for `retrieval_ranks`, the captions in the file's order.
+    Raises NonFiniteError.
     """
     prediction_NV, gallery_MV = _check_finite(prediction_NV), gallery_MV.float()
     ranks = []
     for query, target in zip(prediction_NV.split(PROTOCOL_GROUP), target_N.split(PROTOCOL_GROUP), strict=True):
-        images, column_count = target.unique(return_counts=True)
-        score = query @ gallery_MV[images].T
-        own = torch.searchsorted(images, target)
-        own_score = score.gather(1, own[:, None])
-        higher = ((score > own_score) * column_count).sum(dim=1)
-        same = ((score == own_score) * column_count).sum(dim=1) - column_count[own]
-        ranks.append((1 + higher).double() + same.double() / 2)
+        score = query @ gallery_MV[target].T
+        copies = (target[:, None] == target).fill_diagonal_(False)
+        ranks.append(_ranks_of(score.masked_fill(copies, -torch.inf), torch.arange(len(target), device=target.device)))
     ranks_N = torch.cat(ranks).cpu()
     recalls = {f"challenge_recall_at_{k}": recall_at_k(ranks_N, k) for k in (1, 3, 5, 10, 50)}
     return {

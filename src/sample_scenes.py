@@ -54,6 +54,7 @@ _SIZES = {
     "medium": (0.18, ("medium-sized", "mid-sized")),
     "large": (0.23, ("large", "big", "huge")),
 }
+_OPENINGS = ("a picture of ", "an image of ", "there is ", "I see ", "a drawing of ", "here we have ", "this shows ")
 _NUMBERS = {2: ("two", "two", "a pair of"), 3: ("three", "three", "a trio of"), 4: ("four",)}
 
 
@@ -148,15 +149,8 @@ def _silhouette(shape: str, radius: int, tilt: float) -> Image.Image:
     draw = ImageDraw.Draw(mask)
 
     def disc(size: float, value: int, shift: float = 0.0) -> None:
-        draw.ellipse(
-            [
-                radius * (2 + shift - size),
-                radius * (2 - size),
-                radius * (2 + shift + size),
-                radius * (2 + size),
-            ],
-            fill=value,
-        )
+        left, top, right, bottom = 2 + shift - size, 2 - size, 2 + shift + size, 2 + size
+        draw.ellipse([radius * edge for edge in (left, top, right, bottom)], fill=value)
 
     if shape in ("circle", "ring", "moon"):
         disc(1.0, 255)
@@ -173,28 +167,13 @@ def _outline(shape: str) -> list[tuple[float, float]]:
     """Corners of a shape in the unit circle, y downwards."""
     if shape == "heart":
         turn = np.linspace(0, 2 * np.pi, 60)
-        return list(
-            zip(
-                np.sin(turn) ** 3,
-                -(13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn)) / 16,
-            )
-        )
+        up = (13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn)) / 16
+        return list(zip(np.sin(turn) ** 3, -up, strict=True))
     if shape == "cross":
         arm = 0.33
-        return [
-            (-arm, -1),
-            (arm, -1),
-            (arm, -arm),
-            (1, -arm),
-            (1, arm),
-            (arm, arm),
-            (arm, 1),
-            (-arm, 1),
-            (-arm, arm),
-            (-1, arm),
-            (-1, -arm),
-            (-arm, -arm),
-        ]
+        quarter = np.array([(-arm, -1), (arm, -1), (arm, -arm)])
+        turned = [quarter @ np.array([[c, s], [-s, c]]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))]
+        return [tuple(corner) for corner in np.concatenate(turned)]
     corners, first, inner = {
         "square": (4, 45, 1),
         "triangle": (3, 90, 1),
@@ -204,7 +183,7 @@ def _outline(shape: str) -> list[tuple[float, float]]:
     angles = np.radians(first + np.arange(corners) * 360 / corners)
     reach = np.where(np.arange(corners) % 2, inner, 1.0)
     narrow = 0.72 if shape == "diamond" else 1.0
-    return list(zip(narrow * reach * np.cos(angles), -reach * np.sin(angles)))
+    return list(zip(narrow * reach * np.cos(angles), -reach * np.sin(angles), strict=True))
 
 
 # -------------------------------------------------------------------------------------------- describing
@@ -260,12 +239,8 @@ def _relation(a: Thing, b: Thing, rng: np.random.Generator) -> str:
         return _pick(rng, ("next to", "beside", "near"))
     across, down = b.x - a.x, b.y - a.y
     if abs(across) > abs(down):
-        return _pick(
-            rng,
-            ("left of", "to the left of", "on the left of")
-            if across > 0
-            else ("right of", "to the right of", "on the right of"),
-        )
+        side = "left" if across > 0 else "right"
+        return _pick(rng, (f"{side} of", f"to the {side} of", f"on the {side} of"))
     return _pick(rng, ("above", "over", "higher than") if down > 0 else ("below", "under", "underneath"))
 
 
@@ -288,39 +263,22 @@ def _setting(scene: Scene, rng: np.random.Generator) -> str:
 
 def _sentence(content: str, setting: str, many: bool, rng: np.random.Generator) -> str:
     """Puts content and setting into one of the ways in which people say it, with or without a full stop."""
-    opening = _pick(
-        rng,
-        (
-            "",
-            "",
-            "",
-            "",
-            "a picture of ",
-            "an image of ",
-            "there is ",
-            "I see ",
-            "a drawing of ",
-            "here we have ",
-            "this shows ",
-        ),
-    )
+    opening = _pick(rng, ("", "", "", "", *_OPENINGS))
     if opening == "there is " and many and not content.startswith(("a ", "an ", "one ")):
         opening = "there are "
     if setting:
         article = "an" if setting[0] in "aeiou" else "a"
-        text = _pick(
-            rng,
-            (
-                f"{opening}{content} on {article} {setting} background",
-                f"{opening}{content} in front of {article} {setting} background",
-                f"{opening}{content} against {setting}",
-                f"{opening}{content} on {setting}",
-                f"on {article} {setting} background, {content}",
-                f"{content}; the background is {setting}",
-                f"the background is {setting}, with {content} on it",
-                f"{setting} background with {content}",
-            ),
+        ways = (
+            f"{opening}{content} on {article} {setting} background",
+            f"{opening}{content} in front of {article} {setting} background",
+            f"{opening}{content} against {setting}",
+            f"{opening}{content} on {setting}",
+            f"on {article} {setting} background, {content}",
+            f"{content}; the background is {setting}",
+            f"the background is {setting}, with {content} on it",
+            f"{setting} background with {content}",
         )
+        text = _pick(rng, ways)
     else:
         text = opening + content
     return text[0].upper() + text[1:] + _pick(rng, (".", ".", ""))

@@ -20,7 +20,9 @@ def validation_images(image_names: np.ndarray, fraction: float, seed: int) -> np
     if len(image_names) < 2:
         raise InputError(f"{len(image_names)} image: a split into training and validation needs at least two")
     count = min(max(1, round(len(image_names) * fraction)), len(image_names) - 1)
-    return np.isin(np.arange(len(image_names)), _hash_order(image_names, seed)[:count])
+    validates = np.zeros(len(image_names), bool)
+    validates[_hash_order(image_names, seed)[:count]] = True
+    return validates
 
 
 def image_folds(image_names: np.ndarray, folds: int, seed: int) -> np.ndarray:
