@@ -11,7 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from src.files import InputError, atomic_path
-from src.runs import now, recorded_runs, sha256
+from src.runs import now
 
 COLUMNS = ("utc", "file", "sha256", "run", "competition", "message", "score")
 POLL_SECONDS = 5
@@ -34,15 +34,11 @@ def kaggle(*arguments: str) -> str:
     return result.stdout
 
 
-def send(path: Path, competition: str, message: str, *, log: Path, models_dir: Path) -> None:
-    """Submit a file and append a row to `log`, with the run in `models_dir` whose record has the file's SHA-256."""
-    rows = _read_log(log)
-    digest = sha256(path)
-    of_run = [
-        run_dir for run_dir, record in recorded_runs(models_dir) if record.get("submission", {}).get("sha256") == digest
-    ]
+def send(path: Path, digest: str, run_dir: str, competition: str, message: str, log: Path) -> None:
+    """Submit a file and append a row to `log`, with the file's SHA-256 and the run that wrote it, "" if unknown."""
+    rows = _read_log(log)  # before anything is sent: it may be damaged
     kaggle("submit", "-c", competition, "-f", str(path), "-m", message)
-    values = (now(), str(path), digest, str(of_run[0]) if of_run else "", competition, message, "")
+    values = (now(), str(path), digest, run_dir, competition, message, "")
     _write_log(log, [*rows, dict(zip(COLUMNS, values, strict=True))])
 
 

@@ -14,6 +14,7 @@ import argparse
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -22,6 +23,7 @@ from src.cli import MODELS_DIR, TEST_NPZ, TRAIN_NPZ, HelpFormatter, print_settin
 from src.files import InputError, atomic_path, require_file
 from src.kaggle import fill_scores, send, wait_for_score
 from src.pairs import TestCaptions, embedding_dims, open_test_captions
+from src.runs import recorded_runs, sha256
 
 HEADER = "id,embedding"
 LOG = Path("submissions.csv")
@@ -138,6 +140,15 @@ def check_submission(path: str | Path, test: TestCaptions, image_dim: int | None
     return notes
 
 
+def runs_by_submission(models_dir: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """The recorded runs in `models_dir`, folder and record, by the SHA-256 of the submission that each wrote."""
+    return {
+        record["submission"]["sha256"]: (run_dir, record)
+        for run_dir, record in recorded_runs(models_dir)
+        if "submission" in record
+    }
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add_command = partial(
@@ -168,7 +179,9 @@ def main(argv: list[str] | None = None) -> None:
     noted = {f"note {number}": note for number, note in enumerate(notes, 1)}
     print_settings(f"ok: {args.file} ({size}) has all {len(test)} test captions of {args.test_npz}", noted)
     if args.command == "submit":
-        send(args.file, args.competition, args.message, log=args.log, models_dir=args.models_dir)
+        digest = sha256(args.file)
+        run_dir, _ = runs_by_submission(args.models_dir).get(digest, ("", None))
+        send(args.file, digest, str(run_dir), args.competition, args.message, args.log)
         print(f"sent to {args.competition}, logged in {args.log}", flush=True)
         score = wait_for_score(args.log, args.competition, args.wait)
         later = f"not known yet; later: python -m src.submission scores --competition {args.competition}"

@@ -1,0 +1,24 @@
+#!/usr/bin/env python
+"""Average the submissions of all 23 models: 11 of the raw pairs, 6 of the CLIP-filtered, 6 of those with AdamW.
+
+    python ensemble_combine_CSVs_all_23seeds.py                        # submission_ensemble_mean_23seeds.csv
+    python ensemble_combine_CSVs_all_23seeds.py --weights mrr          # weighted by validation MRR
+    python ensemble_combine_CSVs_all_23seeds.py a.csv b.csv            # these instead
+
+The members' submissions are models/<recipe>_seed<seed>/submission.csv; what is missing is named together with the
+command that makes it. The mean is the plain arithmetic one, unless --normalize or --weights is given.
+"""
+
+from pathlib import Path
+
+from src.cli import run
+from src.ensemble_averaging import combine_members
+from src.inventory import ALL_23
+
+
+def main(argv: list[str] | None = None) -> None:
+    combine_members(argv, __doc__, ALL_23, Path("submission_ensemble_mean_23seeds.csv"))
+
+
+if __name__ == "__main__":
+    run(main)
