@@ -6,6 +6,8 @@ rank = 1 + images that score strictly higher + half of the other images that sco
 translator which says the same for everything scores like chance. Scores are float32 and never NaN or infinite.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,7 +29,7 @@ def _check_finite(prediction_NV: Tensor) -> Tensor:
     return prediction_NV
 
 
-def _ranks_of(score_NM: Tensor, target_N: Tensor) -> Tensor:
+def ranks_of(score_NM: Tensor, target_N: Tensor) -> Tensor:
     """The rank of each row's target column, (N,) float64."""
     own_N1 = score_NM.gather(1, target_N[:, None])
     higher_N = (score_NM > own_N1).sum(dim=1)
@@ -36,19 +38,28 @@ def _ranks_of(score_NM: Tensor, target_N: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def retrieval_ranks(prediction_NV: Tensor, gallery_MV: Tensor, target_N: Tensor, chunk_size: int = 2048) -> Tensor:
-    """The exact rank of each caption's image among the whole gallery, by cosine similarity in float32.
+def score_chunks(
+    prediction_NV: Tensor, gallery_MV: Tensor, target_N: Tensor, chunk_size: int = 2048
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cosine similarities in float32 of some captions at a time, (chunk_size, M), with their targets.
 
     prediction_NV (N, V), gallery_MV (M, V), target_N (N,) int64 index into the gallery, all on one device.
-    Memory is chunk_size × M scores. Returns (N,) float64 on the CPU. Raises NonFiniteError.
+    Raises NonFiniteError.
     """
     query_NV = F.normalize(_check_finite(prediction_NV), dim=1)
     gallery_VM = F.normalize(gallery_MV.float(), dim=1).T
-    ranks = [
-        _ranks_of(query @ gallery_VM, target)
-        for query, target in zip(query_NV.split(chunk_size), target_N.split(chunk_size), strict=True)
-    ]
-    return torch.cat(ranks).cpu()
+    for query, target in zip(query_NV.split(chunk_size), target_N.split(chunk_size), strict=True):
+        yield query @ gallery_VM, target
+
+
+def retrieval_ranks(prediction_NV: Tensor, gallery_MV: Tensor, target_N: Tensor, chunk_size: int = 2048) -> Tensor:
+    """The exact rank of each caption's image among the whole gallery, by cosine similarity.
+
+    Arguments as for `score_chunks`; memory is chunk_size × M scores. Returns (N,) float64 on the CPU. Raises
+    NonFiniteError.
+    """
+    chunks = score_chunks(prediction_NV, gallery_MV, target_N, chunk_size)
+    return torch.cat([ranks_of(*chunk) for chunk in chunks]).cpu()
 
 
 def reciprocal_ranks(ranks_N: Tensor, depth: float = float("inf")) -> Tensor:
@@ -96,7 +107,7 @@ def challenge_protocol(prediction_NV: Tensor, gallery_MV: Tensor, target_N: Tens
     for query, target in zip(prediction_NV.split(PROTOCOL_GROUP), target_N.split(PROTOCOL_GROUP), strict=True):
         score = query @ gallery_MV[target].T
         copies = (target[:, None] == target).fill_diagonal_(False)
-        ranks.append(_ranks_of(score.masked_fill(copies, -torch.inf), torch.arange(len(target), device=target.device)))
+        ranks.append(ranks_of(score.masked_fill(copies, -torch.inf), torch.arange(len(target), device=target.device)))
     ranks_N = torch.cat(ranks).cpu()
     recalls = {f"challenge_recall_at_{k}": recall_at_k(ranks_N, k) for k in (1, 3, 5, 10, 50)}
     return {
