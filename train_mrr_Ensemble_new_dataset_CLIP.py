@@ -13,10 +13,9 @@ models/ensemble_clip_seed<seed>/ with its submission.csv.
 
 from pathlib import Path
 
-from src.inventory import CLIP_NPZ
-
 from src.cli import run
 from src.ensemble_training import train_members
+from src.inventory import CLIP_NPZ
 from src.recipe import ENSEMBLE_CLIP
 
 

@@ -106,30 +106,33 @@ def paired_difference(ours_N: np.ndarray, theirs_N: np.ndarray, image_N: np.ndar
 def measure_runs(runs: Sequence[Run], held_RN: np.ndarray, measurer: Measurer) -> tuple[list[Row], list[Row]]:
     """Measure single runs and means of them, every caption predicted by the runs that `held_RN` says.
 
-    Returns the rows of the single runs; and, if there are two or more, those of a single run on average, the mean and
-    the normalised mean (of unit vectors). Three (N, V) float32 arrays are held, however many runs there are.
+    Returns the rows of the single runs; and, if there are two or more, those of a single run on average and of the
+    three means that `combine` makes: plain, weighted by recorded MRR, and of unit vectors. Holds four (N, V) float32
+    arrays, however many runs there are.
     """
     singles = []
     shape = len(measurer.captions), measurer.captions.image_embeddings.shape[1]
-    total_NV, unit_total_NV = torch.zeros(shape, device=measurer.device), torch.zeros(shape, device=measurer.device)
+    # Neither measure depends on a prediction's length, so that sums do for means.
+    sums = {
+        name: torch.zeros(shape, device=measurer.device) for name in ("mean", "MRR-weighted mean", "normalised mean")
+    }
     for run, held_N in zip(tqdm(runs, desc="predicting", unit="run"), held_RN, strict=True):
         prediction_NV = torch.zeros(shape, device=measurer.device)
         prediction_NV[torch.from_numpy(held_N).to(measurer.device)] = run.predict(
             measurer.captions.select(held_N), measurer.device
         )
         singles.append(measurer.row(str(run.folder), "1", prediction_NV, held_N))
-        total_NV += prediction_NV
-        unit_total_NV += F.normalize(prediction_NV, dim=1)
+        sums["mean"] += prediction_NV
+        sums["MRR-weighted mean"] += run.record["results"]["mrr"] * prediction_NV
+        sums["normalised mean"] += F.normalize(prediction_NV, dim=1)
     if len(runs) == 1:
         return singles, []
-    # Neither measure depends on a prediction's length, so that sums do for means.
-    counts = sorted({*held_RN.sum(axis=0)})
-    n = f"{counts[0]}-{counts[-1]}" if len(counts) > 1 else str(counts[0])
+    counts = held_RN.sum(axis=0)
+    n = "-".join(map(str, sorted({counts.min(), counts.max()})))
     everything = np.ones(len(measurer.captions), np.bool_)
-    means = (("mean", total_NV), ("normalised mean", unit_total_NV))
     # What to expect of one run: for every caption, the average over those that predict it.
     average = Row("single runs, on average", "1", np.nanmean([row.measures for row in singles], axis=0))
-    return singles, [average, *(measurer.row(label, n, total, everything) for label, total in means)]
+    return singles, [average, *(measurer.row(label, n, total, everything) for label, total in sums.items())]
 
 
 def print_rows(rows: Sequence[Row], reference: Row, measurer: Measurer) -> None:
@@ -208,8 +211,9 @@ def evaluate_runs(args: argparse.Namespace) -> None:
     reference = together[0] if args.out_of_fold and together else max(singles, key=lambda row: row.mrr)
     if others:
         held_RN = np.ones((len(others), len(captions)), np.bool_)
-        for part in measure_runs(others, held_RN, measurer):
-            rows += [replace(row, label=f"against: {row.label}") for row in part]
-        reference = rows[-2] if len(others) > 1 else rows[-1]  # the mean
+        compared = [row for part in measure_runs(others, held_RN, measurer) for row in part]
+        compared = [replace(row, label=f"against: {row.label}") for row in compared]
+        reference = compared[len(others) + 1] if len(others) > 1 else compared[0]  # the mean comes after the average
+        rows += compared
     print_rows(rows, reference, measurer)
     print(f"Differences are from: {reference.label} (n = {reference.n})")

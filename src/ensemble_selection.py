@@ -1,7 +1,7 @@
 """Which runs to average: forward selection on validation predictions.
 
     python -m src.ensemble select models/common_split
-    python -m src.ensemble select models/common_split --normalise
+    python -m src.ensemble select models/common_split --normalize
 
 Caruana, Niculescu-Mizil, Crew & Ksikes 2004, "Ensemble selection from libraries of models": start with the best run
 and add, again and again, the one that raises the MRR of the mean most. Each run is added once, because `combine`
@@ -36,6 +36,8 @@ from src.pairs import open_pairs
 from src.splits import image_folds
 from src.training_data import in_turns
 
+OUTPUT = "submission_ensemble_selected.csv"
+
 
 def forward_selection(predictions: Sequence[Tensor], gallery_MV: Tensor, target_N: Tensor) -> list[tuple[int, float]]:
     """The order in which greedy selection adds the runs, with the MRR of the mean after each: [(run, MRR)] × R.
@@ -58,7 +60,9 @@ def forward_selection(predictions: Sequence[Tensor], gallery_MV: Tensor, target_
 
 def add_select_arguments(parser: argparse.ArgumentParser) -> None:
     add_measuring_arguments(parser)
-    parser.add_argument("--normalise", action="store_true", help="average unit vectors instead of predictions")
+    parser.add_argument(
+        "--normalize", "--normalise", action="store_true", help="average unit vectors instead of predictions"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the halving of the images: one half chooses")
     parser.add_argument(
         "--plot", type=Path, default=MODELS_DIR / "ensemble_selection.png", help="the curve", metavar="PNG"
@@ -78,12 +82,12 @@ def select_runs(args: argparse.Namespace) -> None:
         "captions from": args.on,
         "measured": f"{len(captions):,} of {len(on):,} captions; {chooses.sum():,} choose, {(~chooses).sum():,} report",
         "gallery": f"{captions.num_images:,} images, held out by every run",
-        "average of": "unit vectors" if args.normalise else "predictions",
+        "average of": "unit vectors" if args.normalize else "predictions",
         "device": device,
     }
     print_settings(f"Selecting among {len(runs)} runs", settings)
     predictions = [run.predict(captions, device) for run in tqdm(runs, desc="predicting", unit="run")]
-    if args.normalise:
+    if args.normalize:
         predictions = [F.normalize(prediction_NV, dim=1) for prediction_NV in predictions]
     measurer = Measurer(captions, device)
     chooses_N = torch.from_numpy(chooses).to(device)
@@ -107,13 +111,14 @@ def select_runs(args: argparse.Namespace) -> None:
     plot_selection(curve, best, args.plot)
     chosen = [runs[run] for run, _ in steps[: best + 1]]
     files = [run.record.get("submission", {}).get("path", str(run.folder / "submission.csv")) for run in chosen]
+    command = ["python", "-m", "src.ensemble", "combine", *files, *["--normalize"] * args.normalize, "--output", OUTPUT]
     gain = measurer.difference(rows[best], rows[-1])
     summary = {
         "MRR, other half": f"{rows[best].mrr:.4f}",
         "over the best single": format_difference(*measurer.difference(rows[best], rows[0])) + " (95% interval)",
         "over the mean of all": format_difference(*gain) + " (95% interval)",
         "curve": args.plot,
-        "average them with": shlex.join(["python", "-m", "src.ensemble", "combine", *files, "--output", "OUT.csv"]),
+        "average them with": shlex.join(command),
     }
     print_settings(f"{len(chosen)} of {len(runs)} runs selected", summary)
     if len(chosen) < len(runs) and gain[1] <= 0:

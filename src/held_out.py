@@ -17,6 +17,7 @@ from torch import Tensor
 
 from src.files import InputError
 from src.model import load_translator, translate
+from src.npz import open_npz
 from src.pairs import Pairs, fingerprint
 from src.recipe import Recipe
 from src.runs import BEST_MRR, recorded_runs
@@ -62,8 +63,8 @@ class Run:
 
 @cache
 def _image_names_in(path: Path) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as file:  # reads this one array
-        return file["images/names"].astype(object)
+    with open_npz(path) as archive:
+        return archive.array("images/names", rank=1, kind="U").astype(object)
 
 
 def finished_runs(folders: Sequence[Path]) -> list[Run]:

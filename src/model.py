@@ -67,13 +67,13 @@ def load_translator(path: str | Path, device: torch.device | str = "cpu") -> Tra
         with safe_open(path, framework="pt", device=str(device)) as file:
             dims = json.loads((file.metadata() or {})["translator"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        with torch.device("meta"):  # no memory for weights that the file's take the place of, no random numbers drawn
+        with torch.device("meta"):  # the file has the weights: no random numbers are drawn for them
             translator = Translator(**dims)
-        translator.load_state_dict(weights, assign=True)
+        translator.to_empty(device=device).load_state_dict(weights)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not a translator's weights as train_mrr.py writes them ({reason})") from None
-    return translator.float().eval()
+    return translator.eval()
 
 
 @torch.no_grad()

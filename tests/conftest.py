@@ -50,7 +50,7 @@ def run_script():
 
 def assert_input_error(result: subprocess.CompletedProcess, *fragments: str) -> None:
     """Status 2 and one clear line on stderr, besides progress bars ("[00:01<00:02, "), that says all `fragments`."""
-    lines = re.split(r"[\r\n]+", result.stderr)
+    lines = re.split(r"[\r\n]+", result.stderr.replace("\x1b[A", ""))  # nested bars move the cursor up
     lines = [line for line in lines if line.strip() and not re.search(r" \[\d\d:\d\d[<,]", line)]
     assert result.returncode == 2, f"status {result.returncode}: {result.stderr}"
     assert len(lines) == 1, result.stderr

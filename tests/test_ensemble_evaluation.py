@@ -51,7 +51,9 @@ def make_run(tmp_path, train_npz):
         data = {"train_npz": str(train_npz), "train_fingerprint": fingerprint(train_npz)}
         if val_npz:
             data |= {"val_npz": str(val_npz), "val_fingerprint": fingerprint(val_npz)}
-        write_run(folder, {"run_name": folder.name, "status": status, "recipe": asdict(recipe), "data": data})
+        results = {"mrr": seed / 10}
+        record = {"run_name": folder.name, "status": status, "recipe": asdict(recipe), "data": data}
+        write_run(folder, record | {"results": results})
         torch.manual_seed(seed)
         translator = Translator(TEXT, IMAGE, 6)
         save_translator(translator.state_dict(), translator.dims, folder / BEST_MRR)
@@ -136,7 +138,7 @@ class TestMeasuring:
         runs = finished_runs(folders)
         on = open_pairs(train_npz)
         captions = in_turns(on.select_images(common_images(runs, on)))
-        singles, (average, mean, normalised) = measure_runs(
+        singles, (average, mean, weighted, normalised) = measure_runs(
             runs, np.ones((3, len(captions)), bool), Measurer(captions, CPU)
         )
         predictions = predictions_of(folders, captions)
@@ -144,6 +146,8 @@ class TestMeasuring:
             assert row.mrr == pytest.approx(brute_force_mrr(prediction, captions), abs=1e-12)
         assert mean.mrr == pytest.approx(brute_force_mrr(np.mean(predictions, axis=0), captions), abs=1e-12)
         assert normalised.mrr == pytest.approx(brute_force_mrr(np.mean(unit(np.array(predictions)), 0), captions))
+        by_mrr = np.average(predictions, axis=0, weights=[1, 2, 3])
+        assert weighted.mrr == pytest.approx(brute_force_mrr(by_mrr, captions), abs=1e-12)
         assert average.mrr == pytest.approx(np.mean([row.mrr for row in singles]))
         assert (mean.n, singles[0].n) == ("3", "1")
 
@@ -160,7 +164,7 @@ class TestMeasuring:
             expected.append(np.mean([predictions[run][caption] for run in members], axis=0))
             covered.append(len(members))
         held_RN = np.array(held)[:, np.any(held, axis=0)][:, captions.image_of_caption]
-        rows, (average, mean, _) = measure_runs(finished_runs(folders), held_RN, Measurer(captions, CPU))
+        rows, (average, mean, *_) = measure_runs(finished_runs(folders), held_RN, Measurer(captions, CPU))
         assert set(covered) >= {1, 2}  # the case is one where it matters
         assert mean.n == f"1-{max(covered)}"
         assert mean.mrr == pytest.approx(brute_force_mrr(expected, captions), abs=1e-12)

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import torch
 from conftest import assert_input_error
-from src.submission import read_submission
 
 from src.model import load_translator
 from src.pairs import open_pairs, open_test_captions, save_pairs
+from src.submission import read_submission
 
 QUICK = ("--hidden-dim", "64", "--epochs", "3", "--device", "cpu", "--run-name", "quick")
 TIMING = ["seconds", "captions_per_second"]
