@@ -31,10 +31,10 @@ def _check_finite(prediction_NV: Tensor) -> Tensor:
 
 def ranks_of(score_NM: Tensor, target_N: Tensor) -> Tensor:
     """The rank of each row's target column, (N,) float64."""
-    own_N1 = score_NM.gather(1, target_N[:, None])
-    higher_N = (score_NM > own_N1).sum(dim=1)
-    same_N = (score_NM == own_N1).sum(dim=1) - 1
-    return (1 + higher_N).double() + same_N.double() / 2
+    # With M = higher + same + lower, the own image among the same, the rank is (M + 1 + higher - lower) / 2: one sum
+    # of signs, exact in float32. Comparing and counting booleans takes 20 times as long, a fifth of all the ranking.
+    signs_NM = (score_NM - score_NM.gather(1, target_N[:, None])).sign_()
+    return (score_NM.shape[1] + 1 + signs_NM.sum(dim=1).double()) / 2
 
 
 @torch.no_grad()

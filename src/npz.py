@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -48,7 +49,7 @@ def open_npz(path: str | Path, hint: str = "") -> Iterator["NpzReader"]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield NpzReader(path, archive)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not an NPZ file, or a truncated or damaged one ({error})") from None
 
 
@@ -116,17 +117,18 @@ class NpzReader:
         info = self._archive.getinfo(f"{key}.npy")
         try:
             self._archive.open(info).close()  # holds the member's own header against the archive's directory
-        except RuntimeError as error:
-            raise self._error(key, f"cannot be read ({error})") from None  # encrypted
+        except (RuntimeError, OSError) as error:  # encrypted, or said to lie outside the file
+            raise self._error(key, f"cannot be read ({error})") from None
         with self.path.open("rb") as file, io.BufferedReader(_Inflated(file, info)) as member:
             try:
                 version = np.lib.format.read_magic(member)
                 read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 header = Header(*read(member))
-            except ValueError as error:
+            except (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
                 raise self._error(key, f"is not a NumPy array ({error})") from None
             size = info.file_size - member.tell()
-            if not header.dtype.hasobject and math.prod(header.shape) * header.dtype.itemsize != size:
+            fits = min(header.shape, default=0) >= 0 and math.prod(header.shape) * header.dtype.itemsize == size
+            if not header.dtype.hasobject and not fits:
                 raise self._error(key, f"has shape {header.shape} and dtype {header.dtype} but holds {size} bytes")
             yield member, header
 

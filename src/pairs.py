@@ -10,6 +10,7 @@ on saving.
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -99,7 +100,8 @@ def open_pairs(path: str | Path, *, cache: bool | None = None) -> Pairs:
     stamp = source_stamp(path)
     kept = read_cache(path, stamp)
     if kept is not None:
-        return _unpack(kept, path)
+        with suppress(ValueError, TypeError):  # damaged where read_cache does not look
+            return _unpack(kept, path)
     pairs = _read_pairs(path)
     write_cache(path, stamp, _pack(pairs))
     return pairs

@@ -48,7 +48,7 @@ def read_cache(source: Path, stamp: Mapping[str, str]) -> dict[str, np.ndarray] 
         for name, entry in header.items():
             start, end = entry["data_offsets"]
             arrays[name] = data[start:end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError):
         return None
     return arrays
 

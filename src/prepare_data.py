@@ -14,6 +14,8 @@ import shutil
 import subprocess
 import tempfile
 import zipfile
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -21,7 +23,7 @@ from tqdm import tqdm
 from src.cli import HelpFormatter, run
 from src.files import InputError, require_file
 from src.pairs import embedding_dims
-from src.sample_data import is_sample, make_sample, remove_sample
+from src.sample_data import is_sample, make_sample, remove_sample, sample_settings
 
 WANTED = {"train": "train.npz", "test": "test.clean.npz"}
 
@@ -37,7 +39,7 @@ def prepare_data(data_dir: Path, zips: list[Path], competition: str | None) -> N
         print(f"{train}: there already, left as it is{ignored}")
         return
     if not zips and not competition:
-        make_sample(data_dir)
+        make_sample(data_dir, **sample_settings(data_dir))
         return
     data_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unpacked.", dir=data_dir) as folder:
@@ -47,8 +49,10 @@ def prepare_data(data_dir: Path, zips: list[Path], competition: str | None) -> N
         found = {part: _find(unpacked, name) for part, name in WANTED.items()}
         _gather_images(unpacked, found["train"])
         remove_sample(data_dir)
-        for part, source in found.items():
-            _place(source.parent, data_dir / part)
+        # An archive may have both files in one folder. train.npz comes last: without it, another call starts anew.
+        shared = found["test"].parent in found["train"].parents
+        _place([found["test"]] if shared else found["test"].parent.iterdir(), data_dir / "test")
+        _place(found["train"].parent.iterdir(), data_dir / "train")
     print(f"{data_dir}: the challenge's data are in place")
 
 
@@ -75,7 +79,7 @@ def _unpack(archive: Path, folder: Path) -> None:
         with zipfile.ZipFile(archive) as file:
             for member in tqdm(file.infolist(), f"unpacking {archive.name}", unit="file", leave=False):
                 file.extract(member, target)  # drops ".." and absolute paths
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{archive}: not a zip file, or a damaged one ({error})") from None
     for inner in sorted(target.rglob("*.zip")):
         _unpack(inner, folder)
@@ -99,10 +103,10 @@ def _gather_images(folder: Path, train_npz: Path) -> None:
         elsewhere[0].rename(images)
 
 
-def _place(source: Path, target: Path) -> None:
-    """Move what `source` holds into `target`, but never over something that is there."""
+def _place(paths: Iterable[Path], target: Path) -> None:
+    """Move files and folders into `target`, but never over something that is there."""
     target.mkdir(exist_ok=True)
-    for path in sorted(source.iterdir()):
+    for path in sorted(paths):
         if (target / path.name).exists():
             print(f"{target / path.name}: there already, left as it is")
         else:

@@ -96,6 +96,12 @@ def is_sample(data_dir: Path) -> bool:
     return _is_there(data_dir / train) and _is_ours(data_dir, train, _read_marker(data_dir))
 
 
+def sample_settings(data_dir: Path) -> dict[str, Any]:
+    """Scale and seed of the sample in `data_dir`, for `make_sample` to make the same one; {} without a sample."""
+    marker = _read_marker(Path(data_dir))
+    return {name: marker[name] for name in ("scale", "seed") if name in marker}
+
+
 def remove_sample(data_dir: Path) -> None:
     """Remove the sample from `data_dir`, if it holds one. What was not made here, or was changed since, stays."""
     data_dir = Path(data_dir)

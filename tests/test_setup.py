@@ -1,0 +1,128 @@
+"""setup.sh, with a stand-in for Python that writes down what it is asked to do instead of installing 6 GB."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPO
+
+FAKE = """#!/usr/bin/env bash
+# python -c …: the version check; python -m venv DIR: an environment whose python is this script; else only logged.
+echo "$*" >> "$LOG"
+case "$1 $2" in
+"-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+"-m pip") exit "${PIP_STATUS:-0}" ;;
+"-c "*) exit "${VERSION_STATUS:-0}" ;;
+esac
+"""
+
+
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    """A folder with what setup.sh needs of a fresh clone."""
+    folder = tmp_path / "a clone"
+    folder.mkdir()
+    for name in ("setup.sh", "requirements.txt"):
+        shutil.copy(REPO / name, folder)
+    return folder
+
+
+@pytest.fixture
+def setup(clone, tmp_path):
+    """Start setup.sh from another folder; returns the process and the lines that the stand-in wrote for it."""
+    python, log = tmp_path / "python3", tmp_path / "log.txt"
+    python.write_text(FAKE)
+    python.chmod(0o755)
+
+    def start(*arguments, **env):
+        log.write_text("")
+        environment = os.environ | {"PYTHON": str(python), "LOG": str(log)} | env
+        for name in ("VENV", "KAGGLE_COMPETITION"):
+            if name not in env:
+                environment.pop(name, None)
+        command = ["bash", str(clone / "setup.sh"), *map(str, arguments)]
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+        return result, log.read_text().splitlines()
+
+    return start
+
+
+def test_help_shows_the_commands_and_installs_nothing(setup, clone):
+    for flag in ("-h", "--help"):
+        result, calls = setup(flag)
+        assert (result.returncode, result.stderr, calls) == (0, "", [])
+        assert result.stdout.startswith("Make .venv, install the requirements, put data into place.")
+        for fragment in ("bash setup.sh --zip train.zip test.zip", "KAGGLE_COMPETITION=<slug>", "PYTHON=", "VENV="):
+            assert fragment in result.stdout
+        assert "#" not in result.stdout
+        assert "set -e" not in result.stdout
+    assert {path.name for path in clone.iterdir()} == {"setup.sh", "requirements.txt"}
+
+
+def test_the_first_call_makes_the_environment_installs_and_prepares_data(setup, clone):
+    result, calls = setup()
+    assert result.returncode == 0, result.stderr
+    version, venv, pip, data = calls
+    assert version.startswith("-c ")
+    assert venv == "-m venv .venv"
+    assert pip.startswith("-m pip install ")
+    assert pip.endswith("-r requirements.txt")
+    assert data == "-m src.prepare_data"
+    assert (clone / ".venv/bin/python").exists()
+
+
+def test_the_second_call_only_prepares_data(setup):
+    setup()
+    result, calls = setup()
+    assert result.returncode == 0
+    assert calls == ["-m src.prepare_data"]
+    assert "installing" not in result.stdout
+
+
+def test_other_requirements_are_installed_again(setup, clone):
+    setup()
+    with (clone / "requirements.txt").open("a") as file:
+        file.write("another>=1\n")
+    assert len(setup()[1]) == 4
+    assert len(setup()[1]) == 1
+
+
+def test_an_installation_that_failed_is_tried_again(setup):
+    result, calls = setup(PIP_STATUS="1")
+    assert result.returncode != 0
+    assert "-m src.prepare_data" not in calls
+    assert len(setup()[1]) == 4
+    assert len(setup()[1]) == 1
+
+
+def test_its_arguments_go_to_the_data(setup):
+    setup()
+    assert setup("--zip", "train.zip", "with blank.zip")[1] == ["-m src.prepare_data --zip train.zip with blank.zip"]
+
+
+def test_another_place_for_the_environment(setup, clone, tmp_path):
+    venv = tmp_path / "else where"
+    assert setup(VENV=str(venv))[1][1] == f"-m venv {venv}"
+    assert (venv / "bin/python").exists()
+    assert not (clone / ".venv").exists()
+    assert setup(VENV=str(venv))[1] == ["-m src.prepare_data"]
+
+
+@pytest.mark.parametrize("env", [{"VERSION_STATUS": "1"}, {"PYTHON": "python3-which-does-not-exist"}])
+def test_an_old_or_missing_python_is_one_line(setup, clone, env):
+    result, _ = setup(**env)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: ")
+    assert "not a Python of version 3.11 or later; name one with PYTHON=" in result.stderr
+    assert not (clone / ".venv").exists()
+
+
+def test_what_the_data_say_is_its_status(setup, clone):
+    setup()
+    (clone / ".venv/bin/python").write_text("#!/usr/bin/env bash\necho 'error: no' >&2\nexit 2\n")
+    result, _ = setup()
+    assert (result.returncode, result.stderr) == (2, "error: no\n")
