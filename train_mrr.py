@@ -15,7 +15,7 @@ from pathlib import Path
 
 from src.cli import HelpFormatter, resolve_device, resolve_precision, run
 from src.files import InputError
-from src.job import add_job_arguments, check_run_dir, print_job, print_result, train_run
+from src.job import add_job_arguments, check_run_dir, print_job, print_result, run_name, train_run
 from src.recipe import BASELINE, RECIPES, add_recipe_arguments, difference, load_recipe, override
 from src.submission import check_submission
 from src.training_data import open_training_data
@@ -40,8 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     submission = None if args.submission == "none" else Path(args.submission or f"submission_mrr_{recipe.name}.csv")
     data = open_training_data(args, with_test=submission is not None)
     changes = difference(recipe, base)
-    run_name = args.run_name or "_".join(filter(None, (recipe.name, changes, data.tag, f"seed{recipe.seed}")))
-    run_dir = args.models_dir / run_name
+    run_dir = args.models_dir / (args.run_name or run_name(recipe, base, data.tag))
     status = check_run_dir(run_dir, recipe, data)
     if status == "finished" and args.resume:
         raise InputError(f"{run_dir}: is finished; start without --resume to train it anew")

@@ -17,10 +17,9 @@ from tqdm import tqdm
 from src.cli import TRAIN_NPZ, HelpFormatter, resolve_device, resolve_precision
 from src.files import InputError, require_file
 from src.inventory import CLIP_NPZ, seeds_of
-from src.job import add_job_arguments, check_run_dir, predict_test, print_job, train_run
-from src.model import load_translator
-from src.recipe import Recipe, add_recipe_arguments, difference, override
-from src.runs import BEST_MRR, LAST, read_run, sha256, write_run
+from src.job import add_job_arguments, check_run_dir, predict_again, print_job, train_run
+from src.recipe import RECIPES, Recipe, add_recipe_arguments, difference, load_recipe, override
+from src.runs import LAST, read_run
 from src.submission import check_submission
 from src.training_data import TrainingData, open_training_data
 
@@ -45,6 +44,7 @@ def train_members(argv: list[str] | None, script: Path, doc: str, recipe: Recipe
     parser = argparse.ArgumentParser(description=doc, formatter_class=HelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=seeds_of(script.name), help="the members to train")
     parser.add_argument("--dry-run", action="store_true", help="only list what would be trained and what exists")
+    parser.add_argument("--recipe", default=recipe.name, help=f"{', '.join(RECIPES)}, or a JSON file of its fields")
     add_job_arguments(parser, train_npz=train_npz)
     add_recipe_arguments(parser, recipe, without=("seed",))
     args = parser.parse_args(argv)
@@ -54,12 +54,13 @@ def train_members(argv: list[str] | None, script: Path, doc: str, recipe: Recipe
         args.val_npz = args.val_npz or TRAIN_NPZ  # the figure that counts is on captions that no filter made easier
     device = resolve_device(args.device)
     precision = resolve_precision(args.precision, device)
-    recipes = [replace(override(recipe, args), seed=seed) for seed in dict.fromkeys(args.seeds)]
+    base = replace(load_recipe(args.recipe), name=recipe.name)  # a member keeps its name, by which it is combined
+    recipes = [replace(override(base, args), seed=seed) for seed in dict.fromkeys(args.seeds)]
     data = open_training_data(args)
     members = [plan(member, data, args.models_dir) for member in recipes]
-    changes = difference(recipes[0], recipe)
+    changes = difference(recipes[0], base)
     settings = {
-        "recipe": f"{recipe.name}{f' with {changes}' if changes else ''}",
+        "recipe": f"{args.recipe}{f' with {changes}' if changes else ''}",
         "split": "by each seed" if recipes[0].split_seed is None else f"common, by seed {recipes[0].split_seed}",
         "seeds": " ".join(str(member.recipe.seed) for member in members),
         "device, precision": f"{device}, {precision}",
@@ -109,21 +110,12 @@ def work_through(members: list[Member], data: TrainingData, device: torch.device
                         bar={"desc": member.run_dir.name, "position": 1, "leave": False},
                     )
                 elif member.state == TO_PREDICT:
-                    predict_again(member, data, device)
+                    predict_again(member.run_dir, data, member.submission, device)
                 if member.state != FINISHED:
                     check_submission(member.submission, data.test, data.pairs.image_embeddings.shape[1])
             except InputError as error:
                 failures[member.recipe.seed] = str(error)
     return failures
-
-
-def predict_again(member: Member, data: TrainingData, device: torch.device) -> None:
-    """Write the submission of a finished member from its weights."""
-    predict_test(load_translator(member.run_dir / BEST_MRR, device), data.test, member.submission)
-    record = read_run(member.run_dir)
-    record["data"] |= {name: data.record[name] for name in ("test_npz", "test_fingerprint")}
-    record["submission"] = {"path": str(member.submission), "sha256": sha256(member.submission)}
-    write_run(member.run_dir, record)
 
 
 def print_members(members: list[Member]) -> None:

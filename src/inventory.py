@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from src.cli import MODELS_DIR, HelpFormatter, run
-from src.recipe import RECIPES
+from src.recipe import RECIPES, Recipe
 from src.runs import read_run
 
 CLIP_NPZ = Path("data/filtered/train_clip_q0.10_from_raw.npz")
@@ -116,15 +116,17 @@ def table(models_dir: Path) -> str:
 
 
 def _config(member: Member, record: dict[str, Any]) -> str:
-    """What tells the scripts apart, and what a recorded run changed in its script's recipe."""
-    recipe = RECIPES[member.recipe_name]
-    changes = [
-        f"{name}={value}"
-        for name, value in record.get("recipe", {}).items()
-        if name not in ("name", "seed") and value != getattr(recipe, name, None)
-    ]
-    config = f"{member.dataset}, batch {recipe.batch_size}, {recipe.optimizer}"
-    return f"{config}; with {', '.join(changes)}" if changes else config
+    """What tells the scripts apart or, of a run by another named recipe, which; and what the run changed in it."""
+    own = RECIPES[member.recipe_name]
+    values = record.get("recipe", {})
+
+    def changes(recipe: Recipe) -> list[str]:
+        ours = {name: value for name, value in values.items() if name not in ("name", "seed")}
+        return [f"{name}={value}" for name, value in ours.items() if value != getattr(recipe, name, None)]
+
+    nearest = min((own, *RECIPES.values()), key=lambda recipe: len(changes(recipe)))
+    how = f"batch {own.batch_size}, {own.optimizer}" if nearest is own else f"recipe {nearest.name}"
+    return "; with ".join(filter(None, (f"{member.dataset}, {how}", ", ".join(changes(nearest)))))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -13,9 +13,9 @@ import torch
 
 from src.cli import MODELS_DIR, add_device_arguments, print_settings
 from src.files import InputError
-from src.model import Translator, translate
+from src.model import Translator, load_translator, translate
 from src.pairs import TestCaptions
-from src.recipe import Recipe
+from src.recipe import Recipe, difference
 from src.runs import BEST_MRR, now, plot_curves, provenance, read_run, sha256, write_run
 from src.submission import write_submission
 from src.training import OnDevice, fit
@@ -27,6 +27,11 @@ def add_job_arguments(parser: argparse.ArgumentParser, **data_defaults: Path) ->
     add_data_arguments(parser, **data_defaults)
     parser.add_argument("--models-dir", type=Path, default=MODELS_DIR, help="each run gets a folder here")
     add_device_arguments(parser)
+
+
+def run_name(recipe: Recipe, base: Recipe, tag: str) -> str:
+    """The folder of a run that was given no name: the recipe, what it changes in `base`, the data's tag, the seed."""
+    return "_".join(filter(None, (recipe.name, difference(recipe, base), tag, f"seed{recipe.seed}")))
 
 
 def identity(recipe: Recipe, data: TrainingData) -> dict[str, Any]:
@@ -119,6 +124,15 @@ def predict_test(translator: Translator, test: TestCaptions, path: Path) -> None
     """Translate the test captions and write the submission."""
     prediction_NV = translate(translator, torch.from_numpy(test.text_embeddings)).cpu().numpy()
     write_submission(path, test.caption_ids, prediction_NV)
+
+
+def predict_again(run_dir: Path, data: TrainingData, submission: Path, device: torch.device) -> None:
+    """Write the submission of a finished run from its weights, and record it."""
+    predict_test(load_translator(run_dir / BEST_MRR, device), data.test, submission)
+    record = read_run(run_dir)
+    record["data"] |= {name: data.record[name] for name in ("test_npz", "test_fingerprint")}
+    record["submission"] = {"path": str(submission), "sha256": sha256(submission)}
+    write_run(run_dir, record)
 
 
 def print_job(title: str, data: TrainingData, args: argparse.Namespace, more: dict[str, Any]) -> None:

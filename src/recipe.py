@@ -4,6 +4,7 @@ A script or a user states only what differs: `replace(BASELINE, batch_size=5000)
 """
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -41,7 +42,7 @@ class Recipe:
     input_noise: float = _option(0.0, "Gaussian noise on caption embeddings, in parts of each feature's spread", low=0)
 
     epochs: int = _option(500, "the most epochs", low=1)
-    patience: int = _option(20, "stop after so many epochs without a better validation MRR; 0: never", low=0)
+    patience: int = _option(15, "stop after so many epochs without a better validation MRR; 0: never", low=0)
     batch_size: int = _option(4096, "captions a step, in whole image groups", low=1)
     negatives: str = _option("batch", "images each caption is told from", choices=("batch", "all"))
     optimizer: str = _option("adam", "Adam, or AdamW with decoupled weight decay", choices=("adam", "adamw"))
@@ -85,7 +86,26 @@ ENSEMBLE_CLIP_ADAMW = replace(
     ENSEMBLE_RAW, name="ensemble_clip_adamw", batch_size=5000, optimizer="adamw", weight_decay=1e-2
 )
 
-RECIPES = {recipe.name: recipe for recipe in (BASELINE, ENSEMBLE_RAW, ENSEMBLE_CLIP, ENSEMBLE_CLIP_ADAMW)}
+# For some thousands of images or no GPU: better than the baseline there, in a fraction of its time (see the README).
+COMPACT = replace(
+    BASELINE,
+    name="compact",
+    hidden_dim=1024,  # a sixth of the parameters; 2048 scores the same
+    dropout=0.5,  # small data is learnt by heart otherwise,
+    input_noise=0.3,  # for the same reason
+    epochs=30,
+    patience=0,  # the schedule is to be gone through
+    batch_size=1024,
+    negatives="all",
+    optimizer="adamw",
+    lr=1e-3,
+    lr_schedule="cosine",
+    lr_warmup_epochs=3.0,
+    weight_decay=0.05,
+    tau=0.03,
+)
+
+RECIPES = {recipe.name: recipe for recipe in (BASELINE, COMPACT, ENSEMBLE_RAW, ENSEMBLE_CLIP, ENSEMBLE_CLIP_ADAMW)}
 
 
 def load_recipe(name_or_path: str) -> Recipe:
@@ -102,18 +122,30 @@ def load_recipe(name_or_path: str) -> Recipe:
     return Recipe(**values)
 
 
-def add_recipe_arguments(parser: argparse.ArgumentParser, recipe: Recipe, *, without: tuple[str, ...] = ()) -> None:
-    """Add one flag for each field, but for the name and `without`. `recipe` gives the defaults that help shows."""
+def add_recipe_arguments(
+    parser: argparse.ArgumentParser,
+    recipe: Recipe,
+    *,
+    without: tuple[str, ...] = (),
+    choices: Mapping[str, tuple] | None = None,
+) -> None:
+    """Add one flag for each field, but for the name and `without`. `recipe` gives the defaults that help shows.
+
+    With a search's `choices`, {field: its default choices}, the flags of these fields take several values.
+    """
+    choices = choices or {}
     group = parser.add_argument_group("recipe", "Defaults are those of the recipe.")
     for option in fields(Recipe):
         if option.name == "name" or option.name in without:
             continue
+        defaults = choices.get(option.name, (getattr(recipe, option.name),))
         group.add_argument(
             _flag(option.name),
             type=_kinds(option.type)[0],
             choices=option.metadata["choices"] or None,
+            nargs="+" if option.name in choices else None,
             default=argparse.SUPPRESS,
-            help=f"{option.metadata['help']} (default: {getattr(recipe, option.name)})",
+            help=f"{option.metadata['help']} (default: {' '.join(map(str, defaults))})",
         )
 
 

@@ -111,7 +111,7 @@ def open_training_data(args: argparse.Namespace, *, with_test: bool = True) -> T
         test = open_test_captions(args.test_npz)
         record |= {"test_npz": str(args.test_npz), "test_fingerprint": fingerprint(args.test_npz)}
         _check_width(pairs.text_embeddings, test.text_embeddings, args.test_npz, "caption")
-    tag = args.keep_list.stem if args.keep_list else _dataset_tag(args.train_npz)
+    tag = args.keep_list.stem if args.keep_list else dataset_tag(args.train_npz)
     return TrainingData(pairs=pairs, validation=validation, test=test, tag=tag, record=record)
 
 
@@ -122,7 +122,7 @@ def _check_width(ours: np.ndarray, theirs: np.ndarray, path: Path, what: str) ->
         )
 
 
-def _dataset_tag(path: Path) -> str:
+def dataset_tag(path: Path) -> str:
     """A short name: data/train/train.npz → train, elsewhere/visual/train.npz → visual-train."""
     folder = path.resolve().parent.name
     return path.stem if folder in ("", path.stem) else f"{folder}-{path.stem}"

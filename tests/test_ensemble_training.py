@@ -94,6 +94,13 @@ def test_two_members_end_with_all_files_and_a_table(project, capsys):
     assert len(list((project / "models").iterdir())) == 2
 
 
+def test_by_another_recipe_a_member_keeps_the_name_by_which_it_is_combined(project):
+    (project / "best_recipe.json").write_text('{"name": "hpsearch", "tau": 0.02}')
+    train(RAW, "--seeds", 1, "--recipe", "best_recipe.json")
+    recipe = record_of(project / "models/ensemble_raw_seed1")["recipe"]
+    assert (recipe["name"], recipe["tau"], recipe["seed"]) == ("ensemble_raw", 0.02, 1)
+
+
 def test_the_data_are_opened_once(project, monkeypatch):
     opened = []
     monkeypatch.setattr(training_data, "open_pairs", lambda path: opened.append(path) or open_pairs(path))

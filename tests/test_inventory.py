@@ -58,8 +58,8 @@ def test_the_commands_for_missing_models():
     assert training_commands(some[:1], Path("m")) == f"`python {OLD} --seeds 42 --models-dir m`"
 
 
-def record_run(models_dir, member, results, status="finished", **changes):
-    recipe = replace(RECIPES[member.recipe_name], seed=member.seed, **changes)
+def record_run(models_dir, member, results, status="finished", by=None, **changes):
+    recipe = replace(RECIPES[by or member.recipe_name], name=member.recipe_name, seed=member.seed, **changes)
     record = {"run_name": member.run_name, "status": status, "recipe": asdict(recipe), "data": {}, "results": results}
     write_run(models_dir / member.run_name, record)
 
@@ -70,6 +70,7 @@ def test_the_table_shows_recorded_figures_beside_the_reference(tmp_path, capsys)
 
     record_run(tmp_path, member(OLD, 42), {"mrr": 0.51})
     record_run(tmp_path, member(CLIP, 4096), {"mrr": 0.52, "own_validation": {"mrr": 0.62}}, epochs=3)
+    record_run(tmp_path, member(CLIP, 8), {"mrr": 0.54}, by="compact", split_seed=0)
     record_run(tmp_path, member(ADAMW, 42), {"mrr": 0.63})  # validated on filtered captions alone
     record_run(tmp_path, member(ADAMW, 322), {"mrr": 0.99}, status="running")
     main(["--models-dir", str(tmp_path)])
@@ -81,5 +82,6 @@ def test_the_table_shows_recorded_figures_beside_the_reference(tmp_path, capsys)
     assert by_model[OLD, 42] == ["raw, batch 4096, adam", "–", "0.510000", "0.510000", "yes"]
     with_change = "CLIP-filtered, batch 4096, adam; with epochs=3"
     assert by_model[CLIP, 4096] == [with_change, "0.598578", "0.620000", "0.520000", ""]
+    assert by_model[CLIP, 8][0] == "CLIP-filtered, recipe compact; with split_seed=0"
     assert by_model[ADAMW, 42] == ["CLIP-filtered, batch 5000, adamw", "0.594952", "0.630000", "–", "yes"]
     assert by_model[ADAMW, 322][1:] == ["0.595863", "–", "–", "yes"]

@@ -9,6 +9,7 @@ import pytest
 from src.files import InputError
 from src.recipe import (
     BASELINE,
+    COMPACT,
     ENSEMBLE_CLIP,
     ENSEMBLE_CLIP_ADAMW,
     ENSEMBLE_RAW,
@@ -32,6 +33,12 @@ def test_the_ensemble_recipes_state_only_their_difference():
     assert difference(ENSEMBLE_RAW, BASELINE) == "epochs=300"
     assert difference(ENSEMBLE_CLIP, ENSEMBLE_RAW) == ""
     assert difference(ENSEMBLE_CLIP_ADAMW, ENSEMBLE_CLIP) == "batch_size=5000,optimizer=adamw,weight_decay=0.01"
+
+
+def test_the_compact_recipe_is_small_and_regularised():
+    assert COMPACT.hidden_dim < BASELINE.hidden_dim
+    assert (COMPACT.negatives, COMPACT.optimizer, COMPACT.lr_schedule) == ("all", "adamw", "cosine")
+    assert COMPACT.patience == 0  # else the schedule would not come to its end
 
 
 @pytest.mark.parametrize(
