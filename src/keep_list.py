@@ -3,24 +3,21 @@
 A few MB beside the filtered pairs, and enough to train on the unfiltered file (`--keep-list`). An NPZ with
 
     captions/ids (N,) int64    captions/scores (N,) float32    captions/keep (N,) bool
-    provenance ()              JSON: input and its fingerprint, filter, model, arguments, cut
+    provenance (1,)            JSON: input and its fingerprint, filter, model, arguments, cut
 
 Shapes: N captions of the unfiltered file, in its order.
 """
 
 import json
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from src.files import InputError, atomic_path, require_file
+from src.files import InputError
+from src.npz import create_npz, open_npz
 from src.pairs import Pairs, fingerprint, save_pairs
-
-_DTYPES = {"captions/ids": np.int64, "captions/scores": np.float32, "captions/keep": np.bool_}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,36 +35,31 @@ class KeepList:
 
 def save_keep_list(keep_list: KeepList, path: str | Path) -> None:
     """Write a keep-list (`path` ends with .npz), whole or not at all."""
-    arrays = dict(zip(_DTYPES, (keep_list.caption_ids, keep_list.scores, keep_list.keep), strict=True))
-    arrays = {key: array.astype(_DTYPES[key]) for key, array in arrays.items()}
-    with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, **arrays, provenance=np.array(json.dumps(keep_list.provenance)))
+    with create_npz(path) as archive:
+        archive.array("captions/ids", keep_list.caption_ids.astype(np.int64))
+        archive.array("captions/scores", keep_list.scores.astype(np.float32))
+        archive.array("captions/keep", keep_list.keep.astype(np.bool_))
+        archive.array("provenance", np.array([json.dumps(keep_list.provenance)]))
 
 
 def open_keep_list(path: str | Path) -> KeepList:
     """Open a keep-list. Raises InputError that names the file and what is wrong in it."""
-    path = require_file(path)
+    with open_npz(path) as archive:
+        if "captions/keep" not in archive:
+            raise InputError(f"{path}: not a keep-list, it has no captions/keep")
+        ids = archive.array("captions/ids", rank=1, kind="iu")
+        scores = archive.array("captions/scores", rank=1, kind="f")
+        keep = archive.array("captions/keep", rank=1, kind="b")
+        text = archive.array("provenance", rank=None, kind="U").item()
+    if not len(ids) == len(scores) == len(keep):
+        raise InputError(f"{path}: has {len(ids)} ids, {len(scores)} scores and {len(keep)} choices; expected as many")
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in (*_DTYPES, "provenance")}
-    except KeyError as error:
-        raise InputError(f"{path}: not a keep-list, it has no key {error}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not a keep-list, or a truncated or damaged one ({error})") from None
-    ids = arrays["captions/ids"]
-    for key, dtype in _DTYPES.items():
-        if arrays[key].dtype != dtype or arrays[key].shape != (ids.size,):
-            found = f"{arrays[key].dtype} of shape {arrays[key].shape}"
-            raise InputError(f"{path}: {key} is {found}; expected {np.dtype(dtype)} of shape {(ids.size,)}")
-    try:
-        provenance = json.loads(str(arrays["provenance"]))
+        provenance = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: its provenance is not JSON ({error})") from None
     if not isinstance(provenance, dict) or not {"input_fingerprint", "higher_is_better"} <= provenance.keys():
         raise InputError(f"{path}: its provenance does not say for which pairs it was made")
-    return KeepList(
-        caption_ids=ids, scores=arrays["captions/scores"], keep=arrays["captions/keep"], provenance=provenance
-    )
+    return KeepList(caption_ids=ids, scores=scores, keep=keep, provenance=provenance)
 
 
 def apply_keep_list(pairs: Pairs, path: str | Path) -> Pairs:
