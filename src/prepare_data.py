@@ -11,7 +11,6 @@ way to real data.
 import argparse
 import os
 import shutil
-import subprocess
 import tempfile
 import zipfile
 import zlib
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 from src.cli import HelpFormatter, run
 from src.files import InputError, require_file
+from src.kaggle import kaggle
 from src.pairs import embedding_dims
 from src.sample_data import is_sample, make_sample, remove_sample, sample_settings
 
@@ -57,17 +57,10 @@ def prepare_data(data_dir: Path, zips: list[Path], competition: str | None) -> N
 
 
 def _download(competition: str, folder: Path) -> Path:
-    command = ["kaggle", "competitions", "download", "-c", competition, "-p", str(folder)]
-    try:
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    except FileNotFoundError:
-        raise InputError("KAGGLE_COMPETITION is set but there is no `kaggle` command: pip install kaggle") from None
-    except subprocess.CalledProcessError as error:
-        reason = (error.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise InputError(f"`{' '.join(command[:5])}` failed: {reason}") from None
+    kaggle("download", "-c", competition, "-p", str(folder))
     archives = list(folder.glob("*.zip"))
     if len(archives) != 1:
-        raise InputError(f"`{' '.join(command[:5])}` left {len(archives)} zip files; expected one")
+        raise InputError(f"`kaggle competitions download -c {competition}` left {len(archives)} zips; expected one")
     return archives[0]
 
 
