@@ -7,6 +7,7 @@ them: caption_id, caption, image, rank, score (cosine similarity to the own imag
 to preferred_5, preferred_score_5, the images that score highest with their scores.
 """
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from src.files import InputError, atomic_path, read_json, require_file, write_json
+from src.files import InputError, atomic_path, read_json, write_json
 from src.metrics import ranks_of, score_chunks
 from src.model import Translator, translate
 from src.pairs import Pairs
@@ -72,23 +73,35 @@ def _take_best(score_CM: Tensor, depth: int) -> tuple[Tensor, Tensor]:
 
 def save_ranks(path: Path, table: pd.DataFrame, made: dict[str, Any]) -> None:
     """Write the table to `path`, ….csv, and the record `made` beside it."""
-    write_json(path.with_suffix(".json"), made)
+    record = path.with_suffix(".json")
+    record.unlink(missing_ok=True)  # at no moment does a record stand beside another's table
     with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False)
+        # Every text is quoted: captions are anyone's, and may hold a lone carriage return.
+        table.to_csv(temporary, index=False, quoting=csv.QUOTE_NONNUMERIC)
+    write_json(record, made)
 
 
-def open_ranks(path: Path, pairs: Pairs, input_fingerprint: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Open the table of these pairs and its record. Raises InputError if it is another's, or no such table."""
-    made = read_json(require_file(path).with_suffix(".json"))
-    if not isinstance(made, dict) or made.get("input_fingerprint") != input_fingerprint:
-        raise InputError(f"{path}: ranks of other pairs than {pairs.source}, which has {input_fingerprint}")
-    floats = {f"preferred_score_{place}": np.float32 for place in range(1, DEPTH + 1)}
+def find_ranks(path: Path, pairs: Pairs, identity: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]] | None:
+    """The table at `path` and its record, if there is one whose record agrees with `identity`.
+
+    Raises InputError if it is no table of these pairs although its record says so.
+    """
+    record = path.with_suffix(".json")
+    if not path.exists() or not record.exists():
+        return None
+    made = read_json(record)
+    if not isinstance(made, dict) or any(made.get(key) != value for key, value in identity.items()):
+        return None
+    places = range(1, min(DEPTH, pairs.num_images) + 1)
+    dtypes = {"caption_id": np.int64, "caption": str, "image": str, "rank": np.float64, "score": np.float32}
+    for place in places:
+        dtypes |= {f"preferred_{place}": str, f"preferred_score_{place}": np.float32}
     try:
-        table = pd.read_csv(path, dtype={"score": np.float32} | floats, keep_default_na=False)
-        known = np.array_equal(table["caption_id"], pairs.caption_ids)
-        valid = known and bool(np.isfinite(table[["rank", "score"]].to_numpy(np.float64)).all())
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a table of ranks ({error})") from None
+        table = pd.read_csv(path, dtype=dtypes, usecols=list(dtypes), keep_default_na=False)
+        valid = np.array_equal(table["caption_id"], pairs.caption_ids)
+        valid = valid and bool(np.isfinite(table[["rank", "score"]].to_numpy()).all())
+    except ValueError as error:
+        raise InputError(f"{path}: not a table of ranks ({error}); remove it") from None
     if not valid:
-        raise InputError(f"{path}: not a table of ranks, one finite rank and score for each caption of {pairs.source}")
+        raise InputError(f"{path}: not one finite rank and score for each caption of {pairs.source}; remove it")
     return table, made

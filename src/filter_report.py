@@ -26,11 +26,12 @@ def write_report(
     score_name: str,
     images_root: Path | None = None,
     log_scale: bool = False,
+    cut: float | None = None,
 ) -> None:
     """Write a PNG: a histogram of the scores, kept and dropped, above a contact sheet of the worst and best pairs.
 
-    `log_scale` suits ranks. Without `images_root`, or where an image cannot be read, a caption stands without its
-    picture.
+    `log_scale` suits ranks. The `cut` is drawn where kept and dropped scores meet, unless it is given. Without
+    `images_root`, or where an image cannot be read, a caption stands without its picture.
     """
     scores, keep = keep_list.scores, keep_list.keep
     order = np.argsort(scores, kind="stable")[: np.isfinite(scores).sum()]
@@ -40,14 +41,17 @@ def write_report(
     heights = 4, 3.3 * ROWS, 3.3 * ROWS  # inches
     figure = Figure(figsize=(2.1 * COLUMNS, sum(heights)), layout="constrained")
     top, worst, best = figure.subfigures(3, 1, height_ratios=heights)
-    _draw_histogram(top.subplots(), scores[order], keep[order], score_name, log_scale)
+    draw_histogram(top.subplots(), scores[order], keep[order], score_name, log_scale, cut)
     _draw_sheet(worst, f"worst {score_name}", pairs, keep_list, worst_first[:shown], images_root)
     _draw_sheet(best, f"best {score_name}", pairs, keep_list, worst_first[::-1][:shown], images_root)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=80)
 
 
-def _draw_histogram(axes: Axes, scores: np.ndarray, keep: np.ndarray, name: str, log_scale: bool) -> None:
+def draw_histogram(
+    axes: Axes, scores: np.ndarray, keep: np.ndarray, name: str, log_scale: bool = False, cut: float | None = None
+) -> None:
+    """Draw how many captions have which scores, and which of them are kept; arguments as of `write_report`."""
     if log_scale:
         edges = np.geomspace(max(scores.min(initial=1), 0.5), scores.max(initial=2) + 1, 60)
         axes.set_xscale("log")
@@ -55,7 +59,7 @@ def _draw_histogram(axes: Axes, scores: np.ndarray, keep: np.ndarray, name: str,
         edges = np.histogram_bin_edges(scores, 80)
     parts, labels = (scores[keep], scores[~keep]), (f"kept: {keep.sum():,}", f"dropped: {(~keep).sum():,}")
     axes.hist(parts, edges, stacked=True, color=(_KEPT, _DROPPED), label=labels)
-    cut = cut_value(scores, keep)
+    cut = cut_value(scores, keep) if cut is None else cut
     if cut is not None:
         axes.axvline(cut, color="black", lw=1, ls="--", label=f"cut: {cut:.4g}")
     axes.set(xlabel=name, ylabel="captions", title=f"{len(scores):,} scored captions")

@@ -19,13 +19,13 @@ from src.caption_ranks import rank_captions
 from src.job import check_run_dir, train_run
 from src.model import load_translator
 from src.pairs import Pairs
-from src.recipe import BASELINE, Recipe, difference
-from src.runs import BEST_MRR, LAST
+from src.recipe import COMPACT, Recipe, difference
+from src.runs import BEST_MRR, LAST, read_run
 from src.splits import image_folds
 from src.training_data import TrainingData
 
-# Finding wrong pairs needs a decent model, not the best one, K times.
-FOLD_RECIPE = replace(BASELINE, name="topk_fold", epochs=60, patience=10)
+# K times a model that is soon trained and learns little by heart.
+FOLD_RECIPE = replace(COMPACT, name="topk_fold")
 
 
 def fold_dir(folder: Path, recipe: Recipe, folds: int, input_fingerprint: str) -> Path:
@@ -47,10 +47,11 @@ def rank_out_of_fold(
     """Train `folds` models in `folder` and rank every caption by the one that never saw its image.
 
     Folds that are trained already are used, an interrupted one is continued. Each model stops by the validation
-    images of its own part. Returns the table of `rank_captions` and what each run's record says of its training.
+    images of its own part. Returns the table of `rank_captions` and the record of each fold's run. Raises InputError
+    as `image_folds` and `train_run` do.
     """
     fold_of_image = image_folds(pairs.image_names, folds, recipe.seed)
-    parts, records = [], []
+    tables, records = [], []
     for fold in range(folds):
         label = f"fold {fold + 1} of {folds}"
         seen = pairs.select_images(fold_of_image != fold)
@@ -62,12 +63,10 @@ def rank_out_of_fold(
         status = check_run_dir(run_dir, recipe, data)
         if status != "finished":
             resume = status == "running" and (run_dir / LAST).exists()
-            record = train_run(
-                recipe, data, run_dir, device=device, precision=precision, resume=resume, bar={"desc": label}
-            )
-            records.append(record)
+            train_run(recipe, data, run_dir, device=device, precision=precision, resume=resume, bar={"desc": label})
+        records.append(read_run(run_dir))
         translator = load_translator(run_dir / BEST_MRR, device)
         captions = np.flatnonzero(fold_of_image[pairs.image_of_caption] == fold)
         with tqdm(total=len(captions), desc=f"ranking {label}", unit="caption") as progress:
-            parts.append(rank_captions(translator, pairs, captions, device, progress.update))
-    return pd.concat(parts).sort_index(), records
+            tables.append(rank_captions(translator, pairs, captions, device, progress.update))
+    return pd.concat(tables).sort_index(), records

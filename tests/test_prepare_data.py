@@ -309,7 +309,7 @@ def test_a_failed_download_says_why_and_leaves_everything(prepare, challenge, ka
     (kaggle / "half.zip").write_bytes(zipped(challenge)[:1000])
     (kaggle / "error.txt").write_text("Traceback …\n403 - Forbidden: accept the rules first\n")
     before = contents(with_sample)
-    with pytest.raises(InputError, match="failed: .*403 - Forbidden: accept the rules first"):
+    with pytest.raises(InputError, match=r"failed: .*403 - Forbidden: accept the rules first"):
         prepare(competition="aml")
     assert contents(with_sample) == before
 
