@@ -16,7 +16,11 @@ MODELS_DIR = Path("models")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Show defaults in the help, and the module's docstring as it was typed."""
+    """Show defaults in the help, where it does not tell them itself, and the module's docstring as it was typed."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        told = action.default is None or "(default: " in (action.help or "")
+        return action.help if told else super()._get_help_string(action)
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

@@ -87,6 +87,17 @@ def test_help_keeps_the_docstring_as_it_was_typed():
     assert "One line.\n\n    a command\n" in parser.format_help()
 
 
+def test_help_tells_every_default_once():
+    parser = argparse.ArgumentParser(formatter_class=HelpFormatter)
+    parser.add_argument("--lr", default=0.5, help="rate")
+    parser.add_argument("--seed", help="(default: the recipe's)")
+    parser.add_argument("--path", help="optional")
+    text = parser.format_help()
+    assert text.count("(default: ") == 2
+    assert "rate (default: 0.5)" in text
+    assert "None" not in text
+
+
 def test_a_positive_integer():
     assert positive_int("3") == 3
     for text in ("0", "-1"):
