@@ -1,0 +1,130 @@
+"""Measure this code against a plain reference, in the same run, and print one table.
+
+    python -m tests.benchmarks                           # a few minutes
+    python -m tests.benchmarks --full                    # the challenge's size: an hour, 18 GB of memory, 5 GB of disk
+    python -m tests.benchmarks --only open ranks         # some rows
+    python -m tests.benchmarks --only time-to-mrr --time-to-mrr ../shared/flickr8k/language/train.npz
+
+The reference (tests/benchmarks/reference_*.py) loads with dict(np.load) and dense labels, trains with a DataLoader over
+a TensorDataset, N×N logits and float32 Adam, ranks caption by caption, and reads CSVs with ast.literal_eval. Both run
+in turns on the same data, and the best time of each counts. The floor is what the work cannot go below on this machine,
+measured in the same run. Nothing here passes or fails: figures depend on the machine.
+"""
+
+import argparse
+import os
+import tempfile
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from src.cli import (
+    TRAIN_NPZ,
+    HelpFormatter,
+    add_device_arguments,
+    print_settings,
+    resolve_device,
+    resolve_precision,
+    run,
+)
+from src.files import require_file
+from src.npz import zlib
+from src.recipe import BASELINE, RECIPES, load_recipe
+from tests.benchmarks.measuring import Row, Sizes, describe_cpu
+from tests.benchmarks.opening import make_train_npz, measure_opening
+from tests.benchmarks.ranking import measure_ranking
+from tests.benchmarks.submissions import measure_submissions
+from tests.benchmarks.time_to_mrr import measure_time_to_mrr
+from tests.benchmarks.training import measure_gpu, measure_memory, measure_steps
+
+FULL = Sizes()
+DEFAULT = Sizes(captions=25_000, images=5_000, csv_rows=100)
+TINY = Sizes(
+    captions=100,
+    images=20,
+    text_dim=12,
+    image_dim=16,
+    hidden_dim=24,
+    batch_size=50,
+    ranked_captions=40,
+    ranked_images=20,
+    csv_files=3,
+    csv_rows=4,
+    repeats=1,
+)
+FASTEST_RECIPE = "compact"  # of ours, to the baseline recipe's best validation MRR
+LONG = ("memory", "time-to-mrr")
+ROWS = ("open", "step", "ranks", "csv", "gpu", *LONG)
+HEADER = ["work", "size", "reference", "ours", "ratio", "floor (ours / floor)"]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--full", action="store_true", help="the challenge's size, and the long rows too")
+    size.add_argument("--tiny", action="store_true", help="seconds, to see that it runs; the figures mean nothing")
+    parser.add_argument(
+        "--only", nargs="+", choices=ROWS, metavar="ROW", help=f"{', '.join(ROWS)} (default: all but the last two)"
+    )
+    parser.add_argument("--time-to-mrr", type=Path, default=TRAIN_NPZ, metavar="NPZ", help="data of the last row")
+    parser.add_argument("--recipe", default=FASTEST_RECIPE, help=f"ours in that row: {', '.join(RECIPES)} or a file")
+    add_device_arguments(parser)
+    args = parser.parse_args(argv)
+
+    sizes = FULL if args.full else TINY if args.tiny else DEFAULT
+    wanted = args.only or [row for row in ROWS if args.full or row not in LONG]
+    device = resolve_device(args.device)
+    precision = resolve_precision(args.precision, device)
+    recipe = load_recipe(args.recipe)
+    if "time-to-mrr" in wanted:
+        require_file(args.time_to_mrr)
+    packages = f"torch {torch.__version__}, numpy {version('numpy')}, orjson {version('orjson')}"
+    print_settings(
+        "Ours against the plain way",
+        {
+            "CPU": f"{describe_cpu()}, {torch.get_num_threads()} threads used",
+            "GPU": torch.cuda.get_device_name(device) if device.type == "cuda" else "none",
+            "versions": f"{packages}, inflating with {zlib.__name__}",
+            "device, default precision": f"{device}, {precision}",
+            "repeats": f"{sizes.repeats}, in turns; the best of each counts",
+            "load before": f"{os.getloadavg()[0]:.1f} processes; others than this one make the times longer",
+        },
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+
+        @cache
+        def train_npz() -> Path:
+            return make_train_npz(folder / "train.npz", sizes)
+
+        measure = {
+            "open": lambda: measure_opening(train_npz(), sizes),
+            "step": lambda: measure_steps(sizes, device, precision),
+            "ranks": lambda: measure_ranking(sizes, device),
+            "csv": lambda: measure_submissions(folder, sizes),
+            "gpu": lambda: measure_gpu(sizes, device, precision),
+            "memory": lambda: measure_memory(train_npz(), sizes),
+            "time-to-mrr": lambda: measure_time_to_mrr(args.time_to_mrr, BASELINE, recipe, precision, device),
+        }
+        rows = [row for name in tqdm(wanted, "measuring", unit="row") for row in measure[name]()]
+    print_table(rows)
+
+
+def print_table(rows: list[Row]) -> None:
+    """As Markdown, and below it what there is to say of each row."""
+    table = [HEADER, ["---"] * len(HEADER), *(row.cells() for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    print()
+    for cells in table:
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |")
+    print()
+    for row in rows:
+        if row.note:
+            print(f"- {row.work}: {row.note}")
+
+
+if __name__ == "__main__":
+    run(main)

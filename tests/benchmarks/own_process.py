@@ -1,0 +1,17 @@
+"""The other end of `measuring.in_own_process`: call one function, print its seconds and this process's peak."""
+
+import importlib
+import json
+import sys
+import time
+
+from tests.benchmarks.measuring import peak_memory
+
+if __name__ == "__main__":
+    module, _, name = sys.argv[1].partition(":")
+    args, options = json.loads(sys.argv[2])
+    function = getattr(importlib.import_module(module), name)
+    started = time.perf_counter()
+    result = function(*args, **options)  # held until the peak is read
+    seconds = time.perf_counter() - started
+    print(json.dumps({"seconds": seconds, "peak": peak_memory()}))

@@ -1,0 +1,195 @@
+"""Training steps on CPU or GPU, epochs of full size on a GPU, and the memory that training needs on the host.
+
+Shapes: B captions and G images of a batch, T text width, H hidden width, V image width.
+"""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from src.batching import ImageGroups
+from src.cli import resolve_precision
+from src.pairs import Pairs, open_pairs
+from src.recipe import BASELINE, Recipe
+from src.training import OnDevice, Trainer, fit
+from src.training_data import Split, TrainingData
+from tests.benchmarks.measuring import Cost, Row, Sizes, best_seconds, format_seconds, in_own_process
+from tests.benchmarks.opening import lack_of_memory
+from tests.benchmarks.reference_files import open_train
+from tests.benchmarks.reference_training import ReferenceTrainer
+
+CAPTIONS_AN_IMAGE = 5
+SEED_EPOCHS = 300  # of an ensemble member
+MEMBERS = 23
+
+
+def random_pairs(captions: int, images: int, sizes: Sizes) -> Pairs:
+    rng = np.random.default_rng(0)
+    return Pairs(
+        caption_ids=np.arange(captions),
+        caption_texts=np.full(captions, "", object),
+        text_embeddings=rng.standard_normal((captions, sizes.text_dim), np.float32),
+        image_of_caption=(np.arange(captions) * images // captions).astype(np.int32),
+        image_names=np.array([f"{image:08}.jpg" for image in range(images)], object),
+        image_embeddings=rng.standard_normal((images, sizes.image_dim), np.float32),
+    )
+
+
+def recipe_of(sizes: Sizes) -> Recipe:
+    return replace(BASELINE, hidden_dim=sizes.hidden_dim, batch_size=sizes.batch_size)
+
+
+def reference_trainer(pairs: Pairs, recipe: Recipe, device: torch.device) -> ReferenceTrainer:
+    return ReferenceTrainer(pairs.text_embeddings, pairs.image_embeddings, pairs.image_of_caption, recipe, device)
+
+
+def matrix_rate(precision: str, device: torch.device, sizes: Sizes) -> float:
+    """Floating-point operations a second of the branch's matrix product at the size of a batch, the best of some."""
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+    inputs = torch.randn(sizes.batch_size, sizes.hidden_dim, device=device, dtype=dtype)
+    weights = torch.randn(sizes.hidden_dim, sizes.hidden_dim, device=device, dtype=dtype)
+    products = 50 if device.type == "cuda" else 1
+
+    def work() -> None:
+        for _ in range(products):
+            torch.nn.functional.linear(inputs, weights)
+        synchronize(device)
+
+    work()
+    seconds = best_seconds(5, work=work)["work"]
+    return 2 * products * inputs.numel() * sizes.hidden_dim / seconds
+
+
+def step_floor(captions: int, images: int, sizes: Sizes, rates: dict[str, float], precision: str) -> float:
+    """Seconds of the matrix products of training on `captions`, `images` at a time being told apart, and nothing else.
+
+    Forward, gradient of the weights, gradient of the inputs, but for those inputs that need none: the captions' and
+    the images' embeddings. The logits are float32.
+    """
+    text, hidden, image = sizes.text_dim, sizes.hidden_dim, sizes.image_dim
+    layers = captions * (4 * text * hidden + 6 * 2 * hidden**2 + 6 * hidden * image)
+    logits = captions * 4 * images * image
+    return layers / rates[precision] + logits / rates["float32"]
+
+
+def measure_steps(sizes: Sizes, device: torch.device, precision: str) -> list[Row]:
+    """One step in the default precision and in float32; on a GPU the mean of the steps of an epoch."""
+    steps = 20 if device.type == "cuda" else 1
+    images = sizes.batch_size // CAPTIONS_AN_IMAGE
+    captions = images * CAPTIONS_AN_IMAGE
+    pairs, recipe = random_pairs(steps * captions, steps * images, sizes), recipe_of(sizes)
+    works = {"reference": reference_trainer(pairs, recipe, device).train_epoch}
+    precisions = list(dict.fromkeys([precision, "float32"]))
+    for precision in precisions:
+        trainer = Trainer(recipe, pairs, device, precision)
+        works[precision] = partial(trainer.train_epoch, 1, lambda: None)
+    seconds = best_seconds(sizes.repeats, **works)
+    rates = {precision: matrix_rate(precision, device, sizes) for precision in precisions}
+    return [
+        Row(
+            work=f"training step, {precision}",
+            size=f"{captions:,} captions, width {sizes.hidden_dim}, {device.type}",
+            reference=Cost(seconds["reference"] / steps),
+            ours=Cost(seconds[precision] / steps),
+            floor=step_floor(captions, images, sizes, rates, precision),
+            note=f"reference: float32; floor: the matrix products at the measured {format_rate(rates[precision])}"
+            + ("" if precision == "float32" else f", the logits at the {format_rate(rates['float32'])} of float32"),
+        )
+        for precision in precisions
+    ]
+
+
+def format_rate(rate: float) -> str:
+    return f"{rate / 1e12:.3g} TFLOP/s"
+
+
+def measure_gpu(sizes: Sizes, device: torch.device, precision: str) -> list[Row]:
+    """An epoch of all training captions, and what follows from it for a seed and for all members."""
+    title = "epoch on a GPU"
+    if device.type != "cuda":
+        return [Row(work=title, size="needs a GPU")]
+    pairs = random_pairs(sizes.captions, sizes.images, sizes)
+    recipe = recipe_of(sizes)
+    split = split_of(pairs, recipe)
+
+    def run_ours() -> dict[str, float]:
+        trainer, validation = Trainer(recipe, split.train, device, precision), OnDevice(split.validation, device)
+        works = {
+            "epoch": partial(trainer.train_epoch, 1, lambda: None),
+            "validation": lambda: validation.measure(trainer.translator),
+        }
+        return best_seconds(sizes.repeats, **works)
+
+    def run_reference() -> dict[str, float]:
+        return best_seconds(sizes.repeats, epoch=reference_trainer(split.train, recipe, device).train_epoch)
+
+    (ours, peak), (reference, reference_peak) = (with_gpu_peak(work, device) for work in (run_ours, run_reference))
+    captions, batches = len(split.train), ImageGroups(split.train.image_of_caption, recipe.batch_size).num_batches
+    rates = {name: matrix_rate(name, device, sizes) for name in dict.fromkeys((precision, "float32"))}
+    images = split.train.num_images // batches
+    at_peak = step_floor(captions, images, sizes, {precision: rates[precision], "float32": rates[precision]}, precision)
+    seed = SEED_EPOCHS * sum(ours.values())
+    return [
+        Row(
+            work=title,
+            size=f"{captions:,} captions, width {sizes.hidden_dim}, {precision}",
+            reference=Cost(reference["epoch"], reference_peak),
+            ours=Cost(ours["epoch"], peak),
+            floor=step_floor(captions, images, sizes, rates, precision),
+            note=f"{captions / ours['epoch']:,.0f} captions/s, {at_peak / ours['epoch']:.1%} of the measured "
+            f"{format_rate(rates[precision])} in {precision}; validation {format_seconds(ours['validation'])}; "
+            f"extrapolated from {sizes.repeats} epochs: a seed of {SEED_EPOCHS} epochs {seed:.0f} s, all {MEMBERS} "
+            f"members {MEMBERS * seed / 60:.1f} minutes; peaks: of GPU memory",
+        )
+    ]
+
+
+def with_gpu_peak(work: Callable[[], dict[str, float]], device: torch.device) -> tuple[dict[str, float], int]:
+    """What `work` returns, and the most GPU memory that tensors took while it ran; they go when it returns."""
+    torch.cuda.reset_peak_memory_stats(device)
+    return work(), torch.cuda.max_memory_allocated(device)
+
+
+def split_of(pairs: Pairs, recipe: Recipe) -> Split:
+    data = TrainingData(pairs=pairs, validation=None, test=None, tag="", record={})
+    return data.split(recipe.val_fraction, recipe.effective_split_seed)
+
+
+def measure_memory(train_npz: Path, sizes: Sizes) -> list[Row]:
+    """The peak of a whole process on CPU: open the file, split, train one epoch, validate."""
+    lacking = lack_of_memory(sizes, "float32")
+    changes = {"hidden_dim": sizes.hidden_dim, "batch_size": sizes.batch_size}
+    module = "tests.benchmarks.training"
+    ours = in_own_process(f"{module}:train_once", str(train_npz), **changes)
+    reference = Cost() if lacking else in_own_process(f"{module}:train_reference_once", str(train_npz), **changes)
+    return [
+        Row(
+            work="open, train an epoch, validate",
+            size=f"{sizes.captions:,} × {sizes.images:,}, width {sizes.hidden_dim}, cpu",
+            reference=reference,
+            ours=ours,
+            note="peaks of the whole process with PyTorch; run once; the reference keeps no validation captions back"
+            + lacking,
+        )
+    ]
+
+
+def train_once(train_npz: str, **changes: int) -> None:
+    recipe, device = replace(BASELINE, epochs=1, **changes), torch.device("cpu")
+    split, precision = split_of(open_pairs(train_npz), recipe), resolve_precision("auto", device)
+    with tempfile.TemporaryDirectory() as folder:
+        fit(recipe, split, Path(folder), device=device, precision=precision, identity={})
+
+
+def train_reference_once(train_npz: str, **changes: int) -> None:
+    ReferenceTrainer(*open_train(train_npz), replace(BASELINE, **changes), torch.device("cpu")).train_epoch()
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
