@@ -2,7 +2,7 @@
 
     python -m src.ensemble evaluate models/common_split
     python -m src.ensemble evaluate models/common_split --against models/baseline_train_seed43
-    python -m src.ensemble evaluate models --out-of-fold      # members that each held out other images
+    python -m src.ensemble evaluate models/ensemble_* --out-of-fold      # members that each held out other images
 
 Runs are given as their folders, or as folders of those. The mean of runs with one common split is measured on the
 captions of the images that they held out. Runs with splits of their own have trained on each other's validation
