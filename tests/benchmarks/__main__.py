@@ -1,7 +1,7 @@
 """Measure this code against a plain reference, in the same run, and print one table.
 
     python -m tests.benchmarks                           # a few minutes
-    python -m tests.benchmarks --full                    # the challenge's size: an hour, 18 GB of memory, 5 GB of disk
+    python -m tests.benchmarks --full                    # the challenge's size: an hour, 18 GB of memory, 4 GB of disk
     python -m tests.benchmarks --only open ranks         # some rows
     python -m tests.benchmarks --only time-to-mrr --time-to-mrr ../shared/flickr8k/language/train.npz
 
@@ -67,7 +67,11 @@ def main(argv: list[str] | None = None) -> None:
     size.add_argument("--full", action="store_true", help="the challenge's size, and the long rows too")
     size.add_argument("--tiny", action="store_true", help="seconds, to see that it runs; the figures mean nothing")
     parser.add_argument(
-        "--only", nargs="+", choices=ROWS, metavar="ROW", help=f"{', '.join(ROWS)} (default: all but the last two)"
+        "--only",
+        nargs="+",
+        choices=ROWS,
+        metavar="ROW",
+        help=f"{', '.join(ROWS)} (default: all with --full, else all but the last two)",
     )
     parser.add_argument("--time-to-mrr", type=Path, default=TRAIN_NPZ, metavar="NPZ", help="data of the last row")
     parser.add_argument("--recipe", default=FASTEST_RECIPE, help=f"ours in that row: {', '.join(RECIPES)} or a file")

@@ -61,10 +61,12 @@ def inflating_seconds(path: Path) -> float:
 
 
 def measure_opening(path: Path, sizes: Sizes) -> list[Row]:
-    floor = inflating_seconds(path)  # brings the file into the page cache too: the disk is not what is measured
+    inflating_seconds(path)  # brings the file into the page cache: the disk is not what is measured
+    floors = []
     lacking = {dtype: lack_of_memory(sizes, dtype) for dtype in ("float32", "bool")}
     costs = {name: [] for name in ("cold", "writing", "again", *lacking)}
     for _ in range(sizes.repeats):
+        floors.append(inflating_seconds(path))
         cache_path(path).unlink(missing_ok=True)
         for name, cache in (("cold", False), ("writing", True), ("again", True)):
             costs[name].append(in_own_process("src.pairs:open_pairs", str(path), cache=cache))
@@ -77,7 +79,7 @@ def measure_opening(path: Path, sizes: Sizes) -> list[Row]:
     cold = {
         "size": f"{sizes.captions:,} × {sizes.images:,}, {path.stat().st_size / 1e6:.0f} MB",
         "ours": best["cold"],
-        "floor": floor,
+        "floor": min(floors),
     }
     library = zlib.__name__
     return [
@@ -97,7 +99,8 @@ def measure_opening(path: Path, sizes: Sizes) -> list[Row]:
         Row(
             work="open it again",
             reference=best["float32"],
-            note=f"the opening that writes the cache takes {best['writing']}; reference: labels as float32, each time",
+            note="reference: labels as float32; ours: arrays mapped, to be read when used; the opening that writes the "
+            f"cache takes {best['writing']}",
             **(cold | {"ours": best["again"], "floor": None}),
         ),
     ]
