@@ -113,8 +113,13 @@ def main(argv: list[str] | None = None) -> None:
             "memory": lambda: measure_memory(train_npz(), sizes),
             "time-to-mrr": lambda: measure_time_to_mrr(args.time_to_mrr, BASELINE, recipe, precision, device),
         }
-        rows = [row for name in tqdm(wanted, "measuring", unit="row") for row in measure[name]()]
-    print_table(rows)
+        rows = []
+        try:
+            for name in tqdm(wanted, "measuring", unit="row"):
+                rows += measure[name]()
+        finally:  # what was measured is not lost, whatever ends it
+            if rows:
+                print_table(rows)
 
 
 def print_table(rows: list[Row]) -> None:
