@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from src.files import InputError
-from src.model import load_translator, translate
+from src.model import Translator, load_translator, translate
 from src.npz import open_npz
 from src.pairs import Pairs, fingerprint
 from src.recipe import Recipe
@@ -53,12 +53,18 @@ class Run:
 
     def predict(self, captions: Pairs, device: torch.device) -> Tensor:
         """Predict the captions' images, (N, V) float32 on the device. Raises InputError if the widths differ."""
-        translator = load_translator(self.folder / BEST_MRR, device)
-        ours = translator.dims["text_dim"], translator.dims["image_dim"]
-        widths = captions.text_embeddings.shape[1], captions.image_embeddings.shape[1]
-        if ours != widths:
-            raise InputError(f"{self.folder}: translates widths {ours}; those of {captions.source} are {widths}")
+        translator = load_translator_for(captions, self.folder / BEST_MRR, device)
         return translate(translator, torch.from_numpy(captions.text_embeddings))
+
+
+def load_translator_for(pairs: Pairs, weights: Path, device: torch.device) -> Translator:
+    """Load a translator of these pairs' widths. Raises InputError as `load_translator` does, and for other widths."""
+    translator = load_translator(weights, device)
+    ours = translator.dims["text_dim"], translator.dims["image_dim"]
+    widths = pairs.text_embeddings.shape[1], pairs.image_embeddings.shape[1]
+    if ours != widths:
+        raise InputError(f"{weights}: translates widths {ours}; those of {pairs.source} are {widths}")
+    return translator
 
 
 @cache

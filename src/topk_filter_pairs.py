@@ -44,10 +44,10 @@ from src.cli import (
 )
 from src.files import InputError, require_file
 from src.filter_report import write_report
+from src.held_out import load_translator_for
 from src.job import run_name
 from src.keep_list import KeepList, save_filtered
 from src.metrics import NonFiniteError
-from src.model import load_translator
 from src.out_of_fold import FOLD_RECIPE, fold_dir, rank_out_of_fold
 from src.pairs import Pairs, fingerprint, open_pairs, save_pairs
 from src.recipe import BASELINE, Recipe, add_recipe_arguments, difference, override
@@ -242,11 +242,7 @@ def _describe_training(weights: Path, input_fingerprint: str) -> str:
 
 
 def _rank_by_weights(weights: Path, pairs: Pairs, device: torch.device) -> pd.DataFrame:
-    translator = load_translator(weights, device)
-    ours = translator.dims["text_dim"], translator.dims["image_dim"]
-    widths = pairs.text_embeddings.shape[1], pairs.image_embeddings.shape[1]
-    if ours != widths:
-        raise InputError(f"{weights}: translates widths {ours}; those of {pairs.source} are {widths}")
+    translator = load_translator_for(pairs, weights, device)
     try:
         with tqdm(total=len(pairs), desc="ranking", unit="caption") as progress:
             return rank_captions(translator, pairs, np.arange(len(pairs)), device, progress.update)
