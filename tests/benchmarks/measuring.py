@@ -107,7 +107,10 @@ def available_memory() -> float:
 
 
 def in_own_process(function: str, *args: Any, **options: Any) -> Cost:
-    """Call "module:function" in a fresh interpreter: the seconds of the call, and the peak of the whole process."""
+    """Call "module:function" in a fresh interpreter: the seconds of the call, and the peak of the whole process.
+
+    A function that returns a number has measured its seconds itself.
+    """
     command = [sys.executable, "-m", "tests.benchmarks.own_process", function, json.dumps([args, options])]
     result = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     if result.returncode:

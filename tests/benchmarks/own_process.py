@@ -1,4 +1,7 @@
-"""The other end of `measuring.in_own_process`: call one function, print its seconds and this process's peak."""
+"""The other end of `measuring.in_own_process`: call one function, print its seconds and this process's peak.
+
+The seconds are what the function returns, if that is a number: then it measures itself.
+"""
 
 import importlib
 import json
@@ -14,4 +17,6 @@ if __name__ == "__main__":
     started = time.perf_counter()
     result = function(*args, **options)  # held until the peak is read
     seconds = time.perf_counter() - started
+    if isinstance(result, float):
+        seconds = result
     print(json.dumps({"seconds": seconds, "peak": peak_memory()}))
