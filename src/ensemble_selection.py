@@ -65,7 +65,7 @@ def add_select_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the halving of the images: one half chooses")
     parser.add_argument(
-        "--plot", type=Path, default=MODELS_DIR / "ensemble_selection.png", help="the curve", metavar="PNG"
+        "--plot", type=Path, default=MODELS_DIR / "selection_curve.png", help="the curve", metavar="PNG"
     )
 
 

@@ -125,7 +125,8 @@ def test_two_sets_of_runs_are_compared(project, run_script):
 def test_select_prints_the_command_that_averages_what_it_chose(project, run_script):
     result = run_script("-m", "src.ensemble", "select", "models/common", cwd=project)
     assert result.returncode == 0, result.stderr
-    assert (project / "models/ensemble_selection.png").stat().st_size > 10_000
+    assert (project / "models/selection_curve.png").stat().st_size > 10_000
+    assert all(path.is_dir() for path in (project / "models").glob("ensemble_*")), "`evaluate models/ensemble_*` fails"
     curve = re.findall(r"^ *(\d+) +(models/common/\S+) +(\d\.\d+) +(\d\.\d+)$", result.stdout, re.MULTILINE)
     assert sorted(name for _, name, _, _ in curve) == sorted(f"models/common/{member.run_name}" for member in MEMBERS)
     count = 1 + int(np.argmax([float(score) for _, _, score, _ in curve]))
