@@ -12,6 +12,7 @@ from src.files import InputError
 
 TRAIN_NPZ = Path("data/train/train.npz")
 TEST_NPZ = Path("data/test/test.clean.npz")
+IMAGES_ROOT = Path("data/train/Images")
 MODELS_DIR = Path("models")
 
 
@@ -82,6 +83,11 @@ def resolve_precision(name: str, device: torch.device) -> str:
         probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # no public probe up to torch 2.11
         return "bfloat16" if any(getattr(torch.cpu, probe, bool)() for probe in probes) else "float32"
     return "float32"
+
+
+def record_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """The command line as JSON can hold it, for a file's provenance."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
 
 
 def print_settings(title: str, settings: Mapping[str, Any]) -> None:

@@ -27,11 +27,13 @@ from typing import Any
 import numpy as np
 
 from src.cli import (
+    IMAGES_ROOT,
     TRAIN_NPZ,
     HelpFormatter,
     add_device_arguments,
     positive_int,
     print_settings,
+    record_arguments,
     resolve_device,
     resolve_precision,
     run,
@@ -44,7 +46,6 @@ from src.keep_list import KeepList, check_output, save_filtered
 from src.pairs import Pairs, fingerprint, open_pairs
 from src.runs import provenance
 
-IMAGES_ROOT = Path("data/train/Images")
 SCORES_NPY = Path("data/filtered/train_clip_scores_raw.npy")
 
 
@@ -80,8 +81,13 @@ def main(argv: list[str] | None = None) -> None:
 
     keep = drop_lowest(scores, args.drop_fraction, args.on_bad_image)
     cut = {"drop_fraction": args.drop_fraction, "dropped": int((~keep).sum()), "cut": cut_value(scores, keep)}
-    arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    origin = data | {"filter": "clip", "higher_is_better": True, "scores": made, "arguments": arguments, "cut": cut}
+    origin = data | {
+        "filter": "clip",
+        "higher_is_better": True,
+        "scores": made,
+        "arguments": record_arguments(args),
+        "cut": cut,
+    }
     keep_list = KeepList(caption_ids=pairs.caption_ids, scores=scores, keep=keep, provenance=origin)
     list_path, report = save_filtered(pairs, keep_list, args.output_npz), args.output_npz.with_suffix(".png")
     write_report(report, pairs, keep_list, score_name="CLIP similarity", images_root=args.images_root)

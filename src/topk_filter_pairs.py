@@ -32,12 +32,14 @@ from tqdm import tqdm
 
 from src.caption_ranks import find_ranks, rank_captions, save_ranks
 from src.cli import (
+    IMAGES_ROOT,
     MODELS_DIR,
     TRAIN_NPZ,
     HelpFormatter,
     add_device_arguments,
     positive_int,
     print_settings,
+    record_arguments,
     resolve_device,
     resolve_precision,
     run,
@@ -55,7 +57,6 @@ from src.review_decisions import DROP, KEEP, ReviewDecisions
 from src.runs import BEST_MRR, provenance, read_run, sha256
 from src.training_data import dataset_tag
 
-IMAGES_ROOT = Path("data/train/Images")
 OUTPUT_DIR = Path("data/filtered")
 DECISIONS_CSV = "review_decisions.csv"
 
@@ -192,9 +193,14 @@ def export(args: argparse.Namespace, pairs: Pairs, table: pd.DataFrame, made: di
     changed = int((keep != keep_top_k(table, args.top_k)).sum())
     review = {"kept": decided.count(KEEP), "dropped": decided.count(DROP), "against_the_cut": changed}
     cut = {"top_k": args.top_k, "dropped": int((~keep).sum()), "cut": args.top_k, "review_decisions": review}
-    arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     origin = {name: made[name] for name in ("input_npz", "input_fingerprint")}
-    origin |= {"filter": "topk", "higher_is_better": False, "ranks": made, "arguments": arguments, "cut": cut}
+    origin |= {
+        "filter": "topk",
+        "higher_is_better": False,
+        "ranks": made,
+        "arguments": record_arguments(args),
+        "cut": cut,
+    }
     ranks = table["rank"].to_numpy()
     keep_list = KeepList(caption_ids=pairs.caption_ids, scores=ranks, keep=keep, provenance=origin)
 

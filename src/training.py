@@ -79,7 +79,8 @@ class Trainer:
     """The state of one fit, and how it moves by an epoch."""
 
     def __init__(self, recipe: Recipe, train: Pairs, device: torch.device, precision: str) -> None:
-        keep_freed_memory()
+        if device.type == "cpu":
+            keep_freed_memory()
         self.recipe, self.device, self.precision = recipe, device, precision
         self.data = OnDevice(train, device)
         self.groups = ImageGroups(train.image_of_caption, recipe.batch_size)
