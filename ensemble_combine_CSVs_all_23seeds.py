@@ -11,8 +11,8 @@ command that makes it. The mean is the plain arithmetic one, unless --normalize 
 
 from pathlib import Path
 
-from src.cli import run
-from src.ensemble_averaging import combine_members
+from src.common.cli import run
+from src.ensembles.averaging import combine_members
 from src.inventory import ALL_23
 
 

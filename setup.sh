@@ -29,4 +29,4 @@ if ! cmp -s requirements.txt "$installed"; then
     cp requirements.txt "$installed.part"
     mv "$installed.part" "$installed"
 fi
-exec "$VENV/bin/python" -m src.prepare_data "$@"
+exec "$VENV/bin/python" -m src.sample.prepare "$@"

@@ -13,10 +13,10 @@ models/ensemble_clip_seed<seed>/ with its submission.csv.
 
 from pathlib import Path
 
-from src.cli import run
-from src.ensemble_training import train_members
+from src.common.cli import run
+from src.ensembles.training import train_members
 from src.inventory import CLIP_NPZ
-from src.recipe import ENSEMBLE_CLIP
+from src.training.recipe import ENSEMBLE_CLIP
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -13,10 +13,10 @@ submission.csv.
 
 from pathlib import Path
 
-from src.cli import run
-from src.ensemble_training import train_members
+from src.common.cli import run
+from src.ensembles.training import train_members
 from src.inventory import CLIP_NPZ
-from src.recipe import ENSEMBLE_CLIP_ADAMW
+from src.training.recipe import ENSEMBLE_CLIP_ADAMW
 
 
 def main(argv: list[str] | None = None) -> None:

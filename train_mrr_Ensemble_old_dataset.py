@@ -11,9 +11,9 @@ Each member goes to models/ensemble_raw_seed<seed>/ with its submission.csv.
 
 from pathlib import Path
 
-from src.cli import TRAIN_NPZ, run
-from src.ensemble_training import train_members
-from src.recipe import ENSEMBLE_RAW
+from src.common.cli import TRAIN_NPZ, run
+from src.ensembles.training import train_members
+from src.training.recipe import ENSEMBLE_RAW
 
 
 def main(argv: list[str] | None = None) -> None:

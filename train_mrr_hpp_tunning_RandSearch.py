@@ -17,9 +17,9 @@ their importance. Only the best --keep trials keep their weights. The best one p
 
 from dataclasses import replace
 
-from src.cli import run
-from src.recipe import BASELINE
-from src.search import search
+from src.common.cli import run
+from src.search.loop import search
+from src.training.recipe import BASELINE
 
 # AdamW without weight decay is Adam, so the baseline's choices are among these.
 BASE = replace(BASELINE, name="hpsearch", epochs=50, optimizer="adamw")

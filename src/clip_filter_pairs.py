@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from src.cli import (
+from src.common.cli import (
     IMAGES_ROOT,
     TRAIN_NPZ,
     HelpFormatter,
@@ -38,13 +38,13 @@ from src.cli import (
     resolve_precision,
     run,
 )
-from src.clip_model import load_clip
-from src.clip_scoring import open_scores, save_scores, score_pairs
-from src.files import InputError
-from src.filter_report import cut_value, write_report
-from src.keep_list import KeepList, check_output, save_filtered
-from src.pairs import Pairs, fingerprint, open_pairs
-from src.runs import provenance
+from src.common.files import InputError
+from src.data.keep_lists import KeepList, check_output, save_filtered
+from src.data.pairs import Pairs, fingerprint, open_pairs
+from src.filters.clip_model import load_clip
+from src.filters.clip_scoring import open_scores, save_scores, score_pairs
+from src.filters.report import cut_value, write_report
+from src.training.runs import provenance
 
 SCORES_NPY = Path("data/filtered/train_clip_scores_raw.npy")
 

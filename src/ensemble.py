@@ -11,8 +11,10 @@ ensemble_combine_CSVs_all_23seeds.py.
 import argparse
 from pathlib import Path
 
-from src import ensemble_averaging, ensemble_evaluation, ensemble_selection
-from src.cli import HelpFormatter, run
+from src.common.cli import HelpFormatter, run
+from src.ensembles import averaging as ensemble_averaging
+from src.ensembles import evaluation as ensemble_evaluation
+from src.ensembles import selection as ensemble_selection
 
 
 def main(argv: list[str] | None = None) -> None:

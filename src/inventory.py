@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.cli import MODELS_DIR, HelpFormatter, run
-from src.recipe import RECIPES, Recipe
-from src.runs import read_run
+from src.common.cli import MODELS_DIR, HelpFormatter, run
+from src.training.recipe import RECIPES, Recipe
+from src.training.runs import read_run
 
 CLIP_NPZ = Path("data/filtered/train_clip_q0.10_from_raw.npz")
 

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import orjson
 
-from src.cli import MODELS_DIR, TEST_NPZ, TRAIN_NPZ, HelpFormatter, print_settings, run
-from src.files import InputError, atomic_path, require_file
-from src.kaggle import fill_scores, send, wait_for_score
-from src.pairs import TestCaptions, embedding_dims, open_test_captions
-from src.runs import recorded_runs, sha256
+from src.common.cli import MODELS_DIR, TEST_NPZ, TRAIN_NPZ, HelpFormatter, print_settings, run
+from src.common.files import InputError, atomic_path, require_file
+from src.common.kaggle import fill_scores, send, wait_for_score
+from src.data.pairs import TestCaptions, embedding_dims, open_test_captions
+from src.training.runs import recorded_runs, sha256
 
 HEADER = "id,embedding"
 LOG = Path("submissions.csv")

@@ -30,8 +30,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from src.caption_ranks import find_ranks, rank_captions, save_ranks
-from src.cli import (
+from src.common.cli import (
     IMAGES_ROOT,
     MODELS_DIR,
     TRAIN_NPZ,
@@ -44,18 +43,19 @@ from src.cli import (
     resolve_precision,
     run,
 )
-from src.files import InputError, require_file
-from src.filter_report import write_report
-from src.held_out import load_translator_for
-from src.job import run_name
-from src.keep_list import KeepList, save_filtered
-from src.metrics import NonFiniteError
-from src.out_of_fold import FOLD_RECIPE, fold_dir, rank_out_of_fold
-from src.pairs import Pairs, fingerprint, open_pairs, save_pairs
-from src.recipe import BASELINE, Recipe, add_recipe_arguments, difference, override
-from src.review_decisions import DROP, KEEP, ReviewDecisions
-from src.runs import BEST_MRR, provenance, read_run, sha256
-from src.training_data import dataset_tag
+from src.common.files import InputError, require_file
+from src.data.keep_lists import KeepList, save_filtered
+from src.data.pairs import Pairs, fingerprint, open_pairs, save_pairs
+from src.ensembles.held_out import load_translator_for
+from src.filters.caption_ranks import find_ranks, rank_captions, save_ranks
+from src.filters.decisions import DROP, KEEP, ReviewDecisions
+from src.filters.out_of_fold import FOLD_RECIPE, fold_dir, rank_out_of_fold
+from src.filters.report import write_report
+from src.training.inputs import dataset_tag
+from src.training.job import run_name
+from src.training.metrics import NonFiniteError
+from src.training.recipe import BASELINE, Recipe, add_recipe_arguments, difference, override
+from src.training.runs import BEST_MRR, provenance, read_run, sha256
 
 OUTPUT_DIR = Path("data/filtered")
 DECISIONS_CSV = "review_decisions.csv"
@@ -127,7 +127,7 @@ def open_decisions(args: argparse.Namespace, pairs: Pairs) -> ReviewDecisions | 
 def rank_pairs(args: argparse.Namespace) -> tuple[Pairs, pd.DataFrame, dict[str, Any]]:
     """Rank all captions as the command line asks, or open the ranks if they are there.
 
-    Returns the pairs, the table of their ranks (see src.caption_ranks) and the record of what ranked them. Raises
+    Returns the pairs, the table of their ranks (see src.filters.caption_ranks) and the record of what ranked them. Raises
     InputError.
     """
     device = resolve_device(args.device)

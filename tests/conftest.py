@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.sample_data import make_sample
+from src.sample.dataset import make_sample
 
 REPO = Path(__file__).resolve().parents[1]
 torch.set_num_threads(2)

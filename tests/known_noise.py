@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from src.cli import HelpFormatter, run
-from src.files import InputError, require_file
-from src.keep_list import KeepList, open_keep_list
+from src.common.cli import HelpFormatter, run
+from src.common.files import InputError, require_file
+from src.data.keep_lists import KeepList, open_keep_list
 
 NOISE_CSV = Path("data/train/sample_noise.csv")
 

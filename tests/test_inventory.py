@@ -5,11 +5,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from conftest import REPO
 
 from src.inventory import ALL_23, THE_16, main, seeds_of, training_commands
-from src.recipe import RECIPES
-from src.runs import write_run
+from src.training.recipe import RECIPES
+from src.training.runs import write_run
+from tests.conftest import REPO
 
 OLD = "train_mrr_Ensemble_old_dataset.py"
 CLIP = "train_mrr_Ensemble_new_dataset_CLIP.py"

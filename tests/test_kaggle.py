@@ -8,11 +8,11 @@ import sys
 import numpy as np
 import pytest
 
-from src.files import InputError
-from src.kaggle import fill_scores
-from src.pairs import embedding_dims, open_test_captions
-from src.runs import sha256
+from src.common.files import InputError
+from src.common.kaggle import fill_scores
+from src.data.pairs import embedding_dims, open_test_captions
 from src.submission import main, write_submission
+from src.training.runs import sha256
 
 FAKE = """#!{python}
 import json, sys

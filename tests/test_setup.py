@@ -70,7 +70,7 @@ def test_the_first_call_makes_the_environment_installs_and_prepares_data(setup, 
     assert venv == "-m venv .venv"
     assert pip.startswith("-m pip install ")
     assert pip.endswith("-r requirements.txt")
-    assert data == "-m src.prepare_data"
+    assert data == "-m src.sample.prepare"
     assert (clone / ".venv/bin/python").exists()
 
 
@@ -78,7 +78,7 @@ def test_the_second_call_only_prepares_data(setup):
     setup()
     result, calls = setup()
     assert result.returncode == 0
-    assert calls == ["-m src.prepare_data"]
+    assert calls == ["-m src.sample.prepare"]
     assert "installing" not in result.stdout
 
 
@@ -93,14 +93,14 @@ def test_other_requirements_are_installed_again(setup, clone):
 def test_an_installation_that_failed_is_tried_again(setup):
     result, calls = setup(PIP_STATUS="1")
     assert result.returncode != 0
-    assert "-m src.prepare_data" not in calls
+    assert "-m src.sample.prepare" not in calls
     assert len(setup()[1]) == 4
     assert len(setup()[1]) == 1
 
 
 def test_its_arguments_go_to_the_data(setup):
     setup()
-    assert setup("--zip", "train.zip", "with blank.zip")[1] == ["-m src.prepare_data --zip train.zip with blank.zip"]
+    assert setup("--zip", "train.zip", "with blank.zip")[1] == ["-m src.sample.prepare --zip train.zip with blank.zip"]
 
 
 def test_another_place_for_the_environment(setup, clone, tmp_path):
@@ -108,7 +108,7 @@ def test_another_place_for_the_environment(setup, clone, tmp_path):
     assert setup(VENV=str(venv))[1][1] == f"-m venv {venv}"
     assert (venv / "bin/python").exists()
     assert not (clone / ".venv").exists()
-    assert setup(VENV=str(venv))[1] == ["-m src.prepare_data"]
+    assert setup(VENV=str(venv))[1] == ["-m src.sample.prepare"]
 
 
 @pytest.mark.parametrize("env", [{"VERSION_STATUS": "1"}, {"PYTHON": "python3-which-does-not-exist"}])

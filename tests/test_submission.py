@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import assert_input_error
 
-from src.files import InputError
-from src.pairs import embedding_dims, open_test_captions
+from src.common.files import InputError
+from src.data.pairs import embedding_dims, open_test_captions
 from src.submission import main, read_submission, write_submission
+from tests.conftest import assert_input_error
 
 
 def bits(values):

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import assert_input_error
 
-from src.model import load_translator
-from src.pairs import open_pairs, open_test_captions, save_pairs
+from src.data.pairs import open_pairs, open_test_captions, save_pairs
 from src.submission import read_submission
+from src.training.model import load_translator
+from tests.conftest import assert_input_error
 
 QUICK = ("--hidden-dim", "64", "--epochs", "3", "--device", "cpu", "--run-name", "quick")
 TIMING = ["seconds", "captions_per_second"]

@@ -23,9 +23,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from src.cli import HelpFormatter, run
-from src.files import atomic_path, write_json
-from src.sample_scenes import describe, paint, random_scene
+from src.common.cli import HelpFormatter, run
+from src.common.files import atomic_path, write_json
+from src.sample.scenes import describe, paint, random_scene
 
 SCENES, CAPTIONS_A_SCENE = 1800, 5
 STEPS, BATCH, LEARNING_RATE = 300, 128, 2e-3

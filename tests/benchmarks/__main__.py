@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from src.cli import (
+from src.common.cli import (
     TRAIN_NPZ,
     HelpFormatter,
     add_device_arguments,
@@ -30,9 +30,9 @@ from src.cli import (
     resolve_precision,
     run,
 )
-from src.files import require_file
-from src.npz import zlib
-from src.recipe import BASELINE, RECIPES, load_recipe
+from src.common.files import require_file
+from src.data.npz import zlib
+from src.training.recipe import BASELINE, RECIPES, load_recipe
 from tests.benchmarks.measuring import Row, Sizes, describe_cpu
 from tests.benchmarks.opening import make_train_npz, measure_opening
 from tests.benchmarks.ranking import measure_ranking

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from src.npz import CHUNK_BYTES, zlib
-from src.pairs_cache import cache_path
+from src.data.cache import cache_path
+from src.data.npz import CHUNK_BYTES, zlib
 from tests.benchmarks.measuring import Cost, Row, Sizes, available_memory, in_own_process
 
 WORDS = ["a", "the", "two", "brown", "white", "dog", "child", "woman", "runs", "plays", "jumps", "on", "with", "grass"]
@@ -69,7 +69,7 @@ def measure_opening(path: Path, sizes: Sizes) -> list[Row]:
         floors.append(inflating_seconds(path))
         cache_path(path).unlink(missing_ok=True)
         for name, cache in (("cold", False), ("writing", True), ("again", True)):
-            costs[name].append(in_own_process("src.pairs:open_pairs", str(path), cache=cache))
+            costs[name].append(in_own_process("src.data.pairs:open_pairs", str(path), cache=cache))
         for dtype, reason in lacking.items():
             if not reason:
                 function = "tests.benchmarks.reference_files:open_train"

@@ -2,7 +2,7 @@
 
 import torch
 
-from src.metrics import retrieval_ranks
+from src.training.metrics import retrieval_ranks
 from tests.benchmarks import reference_training
 from tests.benchmarks.measuring import Cost, Row, Sizes, best_seconds
 from tests.benchmarks.training import format_rate, matrix_rate

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from src.pairs import Pairs
-from src.recipe import Recipe
+from src.data.pairs import Pairs
+from src.training.recipe import Recipe
 
 
 def layer(width_in: int, width_out: int, dropout: float) -> list[nn.Module]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from src.pairs import open_pairs
-from src.recipe import Recipe
-from src.training import fit
+from src.data.pairs import open_pairs
+from src.training.fit import fit
+from src.training.recipe import Recipe
 from tests.benchmarks.measuring import Cost, Row
 from tests.benchmarks.reference_training import mrr_by_time
 from tests.benchmarks.training import reference_trainer, split_of

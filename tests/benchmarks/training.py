@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src.batching import ImageGroups
-from src.cli import resolve_precision
-from src.pairs import Pairs, open_pairs
-from src.recipe import BASELINE, Recipe
-from src.training import OnDevice, Trainer, fit
-from src.training_data import Split, TrainingData
+from src.common.cli import resolve_precision
+from src.data.pairs import Pairs, open_pairs
+from src.training.batching import ImageGroups
+from src.training.fit import OnDevice, Trainer, fit
+from src.training.inputs import Split, TrainingData
+from src.training.recipe import BASELINE, Recipe
 from tests.benchmarks.measuring import Cost, Row, Sizes, best_seconds, format_seconds, in_own_process
 from tests.benchmarks.opening import lack_of_memory
 from tests.benchmarks.reference_files import open_train

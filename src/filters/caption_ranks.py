@@ -1,0 +1,107 @@
+"""Where each caption's own image stands among all images, what the caption prefers to it, and the table of it all.
+
+Shapes: N captions, M images, C captions of a chunk, D = at most 5 images that a caption likes best.
+
+The table is a CSV with a row a caption, in the order of the pairs, and a record beside it (….json) of what ranked
+them: caption_id, caption, image, rank, score (cosine similarity to the own image), then preferred_1, preferred_score_1
+to preferred_5, preferred_score_5, the images that score highest with their scores.
+"""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from src.common.files import InputError, atomic_path, read_json, write_json
+from src.data.pairs import Pairs
+from src.training.metrics import ranks_of, score_chunks
+from src.training.model import Translator, translate
+
+DEPTH = 5
+CAPTIONS_AT_ONCE = 8192  # translated; src.training.metrics scores a part of them at a time
+
+
+def rank_captions(
+    translator: Translator, pairs: Pairs, captions: np.ndarray, device: torch.device, tick: Callable[[int], Any]
+) -> pd.DataFrame:
+    """Rank all images for some captions; `captions` (n,) int, indices. `tick` is told how many are done.
+
+    Returns the table's rows, indexed by `captions`. Memory beside the pairs is the gallery and a few chunks, however
+    many captions there are. Raises NonFiniteError.
+    """
+    gallery_MV = torch.from_numpy(pairs.image_embeddings).to(device)
+    ranks, scores, images, image_scores = [], [], [], []
+    for start in range(0, len(captions), CAPTIONS_AT_ONCE):
+        block = captions[start : start + CAPTIONS_AT_ONCE]
+        prediction = translate(translator, torch.from_numpy(pairs.text_embeddings[block]))
+        target = torch.from_numpy(pairs.image_of_caption[block]).to(device).long()
+        for score_CM, target_C in score_chunks(prediction, gallery_MV, target):
+            ranks.append(ranks_of(score_CM, target_C).cpu())
+            scores.append(score_CM.gather(1, target_C[:, None])[:, 0].cpu())
+            best_CD, best_scores_CD = _take_best(score_CM, min(DEPTH, pairs.num_images))
+            images.append(best_CD.cpu())
+            image_scores.append(best_scores_CD.cpu())
+            tick(len(target_C))
+    columns = {
+        "caption_id": pairs.caption_ids[captions],
+        "caption": pairs.caption_texts[captions],
+        "image": pairs.image_names[pairs.image_of_caption[captions]],
+        "rank": torch.cat(ranks).numpy(),
+        "score": torch.cat(scores).numpy(),
+    }
+    best = zip(torch.cat(images).numpy().T, torch.cat(image_scores).numpy().T, strict=True)
+    for place, (image, score) in enumerate(best, 1):
+        columns |= {f"preferred_{place}": pairs.image_names[image], f"preferred_score_{place}": score}
+    return pd.DataFrame(columns, index=captions)
+
+
+def _take_best(score_CM: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    """The `depth` highest of each row and their columns, highest first, of equal ones the first. Overwrites them."""
+    columns, scores = [], []
+    for _ in range(depth):
+        best_C1 = score_CM.argmax(dim=1, keepdim=True)  # the first of equal ones, which topk does not promise
+        columns.append(best_C1)
+        scores.append(score_CM.gather(1, best_C1))
+        score_CM.scatter_(1, best_C1, -torch.inf)
+    return torch.cat(columns, dim=1), torch.cat(scores, dim=1)
+
+
+def save_ranks(path: Path, table: pd.DataFrame, made: dict[str, Any]) -> None:
+    """Write the table to `path`, ….csv, and the record `made` beside it."""
+    record = path.with_suffix(".json")
+    record.unlink(missing_ok=True)  # at no moment does a record stand beside another's table
+    with atomic_path(path) as temporary:
+        # Every text is quoted: captions are anyone's, and may hold a lone carriage return.
+        table.to_csv(temporary, index=False, quoting=csv.QUOTE_NONNUMERIC)
+    write_json(record, made)
+
+
+def find_ranks(path: Path, pairs: Pairs, identity: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]] | None:
+    """The table at `path` and its record, if there is one whose record agrees with `identity`.
+
+    Raises InputError if it is no table of these pairs although its record says so.
+    """
+    record = path.with_suffix(".json")
+    if not path.exists() or not record.exists():
+        return None
+    made = read_json(record)
+    if not isinstance(made, dict) or any(made.get(key) != value for key, value in identity.items()):
+        return None
+    places = range(1, min(DEPTH, pairs.num_images) + 1)
+    dtypes = {"caption_id": np.int64, "caption": str, "image": str, "rank": np.float64, "score": np.float32}
+    for place in places:
+        dtypes |= {f"preferred_{place}": str, f"preferred_score_{place}": np.float32}
+    try:
+        table = pd.read_csv(path, dtype=dtypes, usecols=list(dtypes), keep_default_na=False)
+        valid = np.array_equal(table["caption_id"], pairs.caption_ids)
+        valid = valid and bool(np.isfinite(table[["rank", "score"]].to_numpy()).all())
+    except ValueError as error:
+        raise InputError(f"{path}: not a table of ranks ({error}); remove it") from None
+    if not valid:
+        raise InputError(f"{path}: not one finite rank and score for each caption of {pairs.source}; remove it")
+    return table, made

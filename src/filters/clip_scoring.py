@@ -1,0 +1,193 @@
+"""Score caption-image pairs by a CLIP: the cosine similarity of the caption's and the image's features.
+
+Worker processes decode images and tokenise captions while the device computes. The work is cut into batches of
+image files with all of their captions, always the same ones, and each batch's scores are appended to a progress
+file: whenever a run is killed, continuing it gives the scores of a run that was not.
+
+Shapes: N captions, M images, b image files in a batch, c captions of theirs.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from src.common.files import InputError, atomic_path, read_json, require_file, write_json, write_text
+from src.data.pairs import Pairs
+from src.filters.clip_model import Clip
+from src.filters.pictures import distinct_files, read_image
+
+
+def score_pairs(
+    clip: Clip,
+    pairs: Pairs,
+    images_root: Path,
+    progress_file: Path,
+    *,
+    identity: dict[str, Any],
+    device: torch.device,
+    precision: str,
+    image_batch_size: int,
+    text_batch_size: int,
+    workers: int,
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Score all pairs: cosine similarities (N,) float32, and why the images of some captions could not be read.
+
+    These captions have NaN. `identity` is what the scores depend on; a progress file with an equal one is continued,
+    its unreadable images tried again. Raises InputError if it has another, or if the model gives NaN.
+    """
+    files, file_of_image = distinct_files(pairs.image_names, images_root)
+    identity = identity | {
+        "images_root": str(images_root.resolve()),
+        "images_sha256": hashlib.sha256(file_of_image.tobytes()).hexdigest(),
+        "batches": [image_batch_size, text_batch_size],
+        "device": device.type,
+        "precision": precision,
+    }
+    batches = _Batches(clip, pairs, files, file_of_image, image_batch_size)
+    scores_by_batch = _open_progress(progress_file, identity)
+    todo = [batch for batch in range(len(batches)) if batch not in scores_by_batch]
+    total = len(batches.files)
+    done = total - sum(len(batches.images_of(batch)) for batch in todo)
+    if done:
+        print(f"continuing {progress_file}: {done:,} of {total:,} images are done", flush=True)
+
+    network = clip.network.to(device)
+    loader = DataLoader(batches, batch_size=None, sampler=todo, num_workers=workers, pin_memory=device.type == "cuda")
+    unreadable: dict[int, str] = {}
+    with (
+        progress_file.open("a", encoding="utf-8") as progress,
+        tqdm(total=total, initial=done, desc="scoring", unit="image", smoothing=0.05) as bar,
+    ):
+        for batch, (pixels, tokens, image_of_caption, reasons) in zip(todo, loader, strict=True):
+            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, precision == "bfloat16"):
+                images = network.encode_image(pixels.to(device, non_blocking=True))
+                texts = [network.encode_text(part.to(device)) for part in tokens.split(text_batch_size)]
+            images, texts = F.normalize(images.float(), dim=-1), F.normalize(torch.cat(texts).float(), dim=-1)
+            scores = (images[image_of_caption.to(device)] * texts).sum(dim=-1).cpu()
+            for image, reason in reasons.items():
+                scores[image_of_caption == image] = torch.nan
+                captions = batches.captions_of(batch)[(image_of_caption == image).numpy()]
+                unreadable |= dict.fromkeys(captions.tolist(), reason)
+            scores_by_batch[batch] = scores.tolist()
+            progress.write(json.dumps({"batch": batch, "scores": scores_by_batch[batch]}) + "\n")
+            progress.flush()
+            bar.update(len(pixels))
+            if unreadable:
+                bar.set_postfix(captions_without_image=len(unreadable))
+    scores = np.empty(len(pairs), np.float32)
+    for batch, values in scores_by_batch.items():
+        scores[batches.captions_of(batch)] = values
+    if np.isnan(scores).sum() > len(unreadable):
+        raise InputError(f"{clip.identity['model']}: gives NaN for readable images; try --precision float32")
+    return scores, unreadable
+
+
+def save_scores(path: Path, pairs: Pairs, scores: np.ndarray, unreadable: dict[int, str], made: dict[str, Any]) -> None:
+    """Write scores (N,) to `path`, ….npy; beside it the record `made` as ….json, and the captions without a score,
+    if there are any, as ….bad_images.csv."""
+    with atomic_path(path) as temporary:
+        np.save(temporary, scores)
+    write_json(path.with_suffix(".json"), made)
+    bad_images = path.with_suffix(".bad_images.csv")
+    bad_images.unlink(missing_ok=True)
+    if unreadable:
+        captions = np.array(sorted(unreadable))
+        table = {
+            "caption_id": pairs.caption_ids[captions],
+            "image": pairs.image_names[pairs.image_of_caption[captions]],
+            "reason": [unreadable[caption] for caption in captions],
+        }
+        with atomic_path(bad_images) as temporary:
+            pd.DataFrame(table).to_csv(temporary, index=False)
+
+
+def open_scores(path: Path, input_fingerprint: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """Open scores, (N,) float32, and their record, {} where there is none beside them.
+
+    Raises InputError unless they are numbers, or if the record says that they are of other pairs.
+    """
+    record = require_file(path, "--scores-input takes what --scores-output wrote").with_suffix(".json")
+    made = read_json(record) if record.exists() else {}
+    if made and made.get("input_fingerprint") != input_fingerprint:
+        raise InputError(f"{path}: scores of other pairs than these ({input_fingerprint}), says {record}")
+    try:
+        scores = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"{path}: not an array of scores ({error})") from None
+    if not isinstance(scores, np.ndarray) or scores.ndim != 1 or scores.dtype.kind != "f" or np.isinf(scores).any():
+        raise InputError(f"{path}: not an array of scores, one finite number (or NaN) a caption")
+    return scores.astype(np.float32), made
+
+
+class _Batches(Dataset):
+    """Item i is what one step reads: pixels (b, 3, S, S) float32, tokens (c, L) int64, the image of each caption
+    (c,) int64 from 0 to b - 1, and {image: why it cannot be read}. A black image stands in for an unreadable one.
+    """
+
+    def __init__(self, clip: Clip, pairs: Pairs, files: list[Path], file_of_image: np.ndarray, size: int):
+        file_of_caption = file_of_image[pairs.image_of_caption]
+        used, self.file_of_caption, counts = np.unique(file_of_caption, return_inverse=True, return_counts=True)
+        self.files = [files[i] for i in used]
+        self.captions = np.argsort(self.file_of_caption, kind="stable")
+        self.first_caption = np.concatenate([[0], np.cumsum(counts)])
+        self.texts, self.preprocess, self.tokenize = pairs.caption_texts, clip.preprocess, clip.tokenize
+        self.size = size
+
+    def __len__(self) -> int:
+        return -(-len(self.files) // self.size)
+
+    def images_of(self, batch: int) -> range:
+        return range(batch * self.size, min((batch + 1) * self.size, len(self.files)))
+
+    def captions_of(self, batch: int) -> np.ndarray:
+        images = self.images_of(batch)
+        return self.captions[self.first_caption[images.start] : self.first_caption[images.stop]]
+
+    def __getitem__(self, batch: int):
+        images, captions = self.images_of(batch), self.captions_of(batch)
+        pixels, reasons = [], {}
+        for i in images:
+            try:
+                picture = read_image(self.files[i])
+            except InputError as error:
+                picture = Image.new("RGB", (64, 64))
+                reasons[i - images.start] = str(error)
+            pixels.append(self.preprocess(picture))
+        tokens = self.tokenize(list(self.texts[captions]))
+        return torch.stack(pixels), tokens, torch.from_numpy(self.file_of_caption[captions] - images.start), reasons
+
+
+def _open_progress(path: Path, identity: dict[str, Any]) -> dict[int, list[float]]:
+    """The scores of the finished batches. Lines that were cut off or hold NaN are taken out, to be done again.
+
+    JSON lines: the identity, then {"batch": i, "scores": of its captions}.
+    """
+    identity = json.loads(json.dumps(identity))
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    records = []
+    for line in lines:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    if records:
+        found = records[0] if isinstance(records[0], dict) else {}
+        differing = [key for key, value in identity.items() if found.get(key) != value]
+        if differing:
+            raise InputError(
+                f"{path}: holds the scores so far of another run (another {', '.join(differing)}); "
+                "repeat that run's arguments, remove the file, or choose another --scores-output"
+            )
+    done = {record["batch"]: record["scores"] for record in records[1:] if not np.isnan(record["scores"]).any()}
+    kept = [identity, *({"batch": batch, "scores": scores} for batch, scores in done.items())]
+    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+    return done

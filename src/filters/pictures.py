@@ -1,0 +1,40 @@
+"""Image files: read one, whatever is wrong with it, and find which names mean the same file."""
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from src.common.files import InputError
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read an image of any mode upright and as RGB. Raises InputError with the reason, whatever that is."""
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore")  # of oddities in metadata
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except FileNotFoundError:
+        raise InputError("no such file") from None
+    except Exception as error:  # a damaged file makes decoders raise nearly anything
+        raise InputError(f"{type(error).__name__}: {error}") from None
+
+
+def distinct_files(names: Iterable[str], folder: Path) -> tuple[list[Path], np.ndarray]:
+    """The files behind M names, each once even if it has several names, and the file of each name, (M,) int64."""
+    index: dict[object, int] = {}
+    files, file_of_name = [], []
+    for name in names:
+        path = folder / name
+        try:
+            status = path.stat()
+            key = (status.st_dev, status.st_ino)
+        except OSError:
+            key = name
+        if key not in index:
+            index[key] = len(files)
+            files.append(path)
+        file_of_name.append(index[key])
+    return files, np.array(file_of_name, np.int64)

@@ -1,0 +1,96 @@
+"""The picture of a filter's work: how the scores are spread, where the cut is, the worst and the best pairs."""
+
+import textwrap
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from src.common.files import InputError, atomic_path
+from src.data.keep_lists import KeepList
+from src.data.pairs import Pairs
+from src.filters.pictures import read_image
+
+COLUMNS, ROWS = 8, 2  # of the worst pairs, and again of the best
+_KEPT, _DROPPED = "tab:blue", "tab:red"
+
+
+def write_report(
+    path: Path,
+    pairs: Pairs,
+    keep_list: KeepList,
+    *,
+    score_name: str,
+    images_root: Path | None = None,
+    log_scale: bool = False,
+    cut: float | None = None,
+) -> None:
+    """Write a PNG: a histogram of the scores, kept and dropped, above a contact sheet of the worst and best pairs.
+
+    `log_scale` suits ranks. The `cut` is drawn where kept and dropped scores meet, unless it is given. Without
+    `images_root`, or where an image cannot be read, a caption stands without its picture.
+    """
+    scores, keep = keep_list.scores, keep_list.keep
+    order = np.argsort(scores, kind="stable")[: np.isfinite(scores).sum()]
+    worst_first = order if keep_list.provenance["higher_is_better"] else order[::-1]
+    shown = COLUMNS * ROWS
+
+    heights = 4, 3.3 * ROWS, 3.3 * ROWS  # inches
+    figure = Figure(figsize=(2.1 * COLUMNS, sum(heights)), layout="constrained")
+    top, worst, best = figure.subfigures(3, 1, height_ratios=heights)
+    draw_histogram(top.subplots(), scores[order], keep[order], score_name, log_scale, cut)
+    _draw_sheet(worst, f"worst {score_name}", pairs, keep_list, worst_first[:shown], images_root)
+    _draw_sheet(best, f"best {score_name}", pairs, keep_list, worst_first[::-1][:shown], images_root)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=80)
+
+
+def draw_histogram(
+    axes: Axes, scores: np.ndarray, keep: np.ndarray, name: str, log_scale: bool = False, cut: float | None = None
+) -> None:
+    """Draw how many captions have which scores, and which of them are kept; arguments as of `write_report`."""
+    if log_scale:
+        edges = np.geomspace(max(scores.min(initial=1), 0.5), scores.max(initial=2) + 1, 60)
+        axes.set_xscale("log")
+    else:
+        edges = np.histogram_bin_edges(scores, 80)
+    parts, labels = (scores[keep], scores[~keep]), (f"kept: {keep.sum():,}", f"dropped: {(~keep).sum():,}")
+    axes.hist(parts, edges, stacked=True, color=(_KEPT, _DROPPED), label=labels)
+    cut = cut_value(scores, keep) if cut is None else cut
+    if cut is not None:
+        axes.axvline(cut, color="black", lw=1, ls="--", label=f"cut: {cut:.4g}")
+    axes.set(xlabel=name, ylabel="captions", title=f"{len(scores):,} scored captions")
+    axes.legend()
+
+
+def cut_value(scores: np.ndarray, keep: np.ndarray) -> float | None:
+    """Where the scores of kept and dropped captions meet; None if either is missing or they overlap."""
+    kept, dropped = scores[keep & np.isfinite(scores)], scores[~keep & np.isfinite(scores)]
+    if not len(kept) or not len(dropped):
+        return None
+    if dropped.max() <= kept.min():
+        return float(dropped.max() / 2 + kept.min() / 2)
+    return float(kept.max() / 2 + dropped.min() / 2) if kept.max() <= dropped.min() else None
+
+
+def _draw_sheet(
+    figure: SubFigure, title: str, pairs: Pairs, keep_list: KeepList, captions: Sequence[int], root: Path | None
+):
+    figure.suptitle(title, fontsize=13)
+    for axes, caption in zip(figure.subplots(ROWS, COLUMNS).flat, captions, strict=False):
+        name = pairs.image_names[pairs.image_of_caption[caption]]
+        score, kept = keep_list.scores[caption], keep_list.keep[caption]
+        axes.set_title(f"{score:.4g}, {'kept' if kept else 'dropped'}", fontsize=9, color=_KEPT if kept else _DROPPED)
+        if root:
+            with suppress(InputError):
+                picture = read_image(root / name)
+                picture.thumbnail((240, 240))
+                axes.imshow(picture)
+        # Captions are anyone's: a dollar sign is no formula.
+        text = textwrap.fill(textwrap.shorten(str(pairs.caption_texts[caption]), 130, placeholder=" …"), 28)
+        axes.set_xlabel(text, fontsize=8, parse_math=False)
+    for axes in figure.axes:
+        axes.set(xticks=[], yticks=[], frame_on=False)

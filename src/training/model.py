@@ -1,0 +1,88 @@
+"""The translator: a residual MLP from caption space to image space, and its file.
+
+Shapes: B captions, T text width, H hidden width, V image width.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from src.common.files import InputError, atomic_path, require_file
+
+
+class Dropout(nn.Dropout):
+    """Dropout whose mask is drawn four elements at a time on CPU, where one at a time was a quarter of a step.
+
+    The probability is rounded to a multiple of 1/65536. torch's generator seeds a faster one (SFC64 of PractRand).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or self.p == 0 or input.device.type != "cpu":
+            return super().forward(input)
+        draws = np.random.SFC64(torch.randint(2**63 - 1, ()).item()).random_raw(-(-input.numel() // 4))
+        lanes = torch.from_numpy(draws.view(np.int16)[: input.numel()]).view(input.shape)
+        kept = torch.ge(lanes, round(self.p * 2**16) - 2**15, out=torch.empty_like(input, requires_grad=False))
+        return input * kept.mul_(1 / (1 - self.p))
+
+
+def _layer(width_in: int, width_out: int, dropout: float) -> list[nn.Module]:
+    return [nn.Linear(width_in, width_out), nn.LayerNorm(width_out), nn.GELU(), Dropout(dropout)]
+
+
+class Translator(nn.Module):
+    """Linear(T→H), LayerNorm, GELU, Dropout; a residual branch of two such layers at width H; Linear(H→V)."""
+
+    def __init__(self, text_dim: int, image_dim: int, hidden_dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dims = {"text_dim": text_dim, "image_dim": image_dim, "hidden_dim": hidden_dim}
+        self.stem = nn.Sequential(*_layer(text_dim, hidden_dim, dropout))
+        self.branch = nn.Sequential(*_layer(hidden_dim, hidden_dim, dropout), *_layer(hidden_dim, hidden_dim, dropout))
+        self.head = nn.Linear(hidden_dim, image_dim)
+
+    def forward(self, text_BT: Tensor) -> Tensor:
+        """(B, T) caption embeddings → (B, V) predicted image embeddings."""
+        hidden_BH = self.stem(text_BT)
+        return self.head(hidden_BH + self.branch(hidden_BH))
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def save_translator(weights: dict[str, Tensor], dims: dict[str, int], path: str | Path) -> None:
+    """Write a translator's state dict as safetensors, its dimensions in the header; whole or not at all."""
+    with atomic_path(path) as temporary:
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        save_file(contiguous, temporary, metadata={"translator": json.dumps(dims)})
+
+
+def load_translator(path: str | Path, device: torch.device | str = "cpu") -> Translator:
+    """Load a translator in evaluation mode. Raises InputError if the file is not one that this project wrote."""
+    path = require_file(path)
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            dims = json.loads((file.metadata() or {})["translator"])
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        with torch.device("meta"):  # the file has the weights: no random numbers are drawn for them
+            translator = Translator(**dims)
+        translator.to_empty(device=device).load_state_dict(weights)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: not a translator's weights as train_mrr.py writes them ({reason})") from None
+    return translator.eval()
+
+
+@torch.no_grad()
+def translate(translator: Translator, text_NT: Tensor, chunk_size: int = 8192) -> Tensor:
+    """Predict in float32 and evaluation mode, in chunks. (N, T) on any device → (N, V) on the translator's device."""
+    device = next(translator.parameters()).device
+    was_training = translator.training
+    translator.eval()
+    chunks = [translator(chunk.to(device).float()) for chunk in text_NT.split(chunk_size)]
+    translator.train(was_training)
+    return torch.cat(chunks)

@@ -1,0 +1,73 @@
+"""Files are written whole or not at all; what the user gave wrong is named in one InputError."""
+
+import os
+import stat
+
+import pytest
+
+from src.common.files import InputError, atomic_path, read_json, require_file, write_json, write_text
+
+
+def test_what_is_written_appears_under_its_name_only_when_it_is_whole(tmp_path):
+    target = tmp_path / "new/folder/table.csv"
+    with atomic_path(target) as temporary:
+        assert (temporary.parent, temporary.suffix) == (target.parent, ".csv")
+        temporary.write_text("half")
+        assert not target.exists()
+        temporary.write_text("whole")
+    assert target.read_text() == "whole"
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    target = tmp_path / "table.csv"
+    write_text(target, "old")
+
+    def write_half():
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_the_file_may_be_read_by_whom_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "some.txt", "text")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "some.txt").stat().st_mode) == 0o640
+
+
+def test_json_comes_back_as_it_was(tmp_path):
+    value = {"name": "tête-à-tête", "figures": [1, 0.1 + 0.2, None, True], "nested": {"empty": []}}
+    write_json(tmp_path / "some.json", value)
+    assert read_json(tmp_path / "some.json") == value
+    assert (tmp_path / "some.json").read_text(encoding="utf-8").endswith("}\n")
+
+
+@pytest.mark.parametrize("content", [b"", b"{'a': 1}", b'{"a": ', b"\xff\xfe"])
+def test_what_is_not_json_is_named(tmp_path, content):
+    (tmp_path / "some.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"some\.json: not a JSON file"):
+        read_json(tmp_path / "some.json")
+
+
+def test_a_value_that_json_cannot_hold_leaves_no_file(tmp_path):
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "some.json", {1, 2})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_required_file_is_there_or_named_with_what_to_do(tmp_path):
+    (tmp_path / "some.npz").touch()
+    assert require_file(str(tmp_path / "some.npz")) == tmp_path / "some.npz"
+    with pytest.raises(InputError, match=r"absent\.npz: no such file; run setup first"):
+        require_file(tmp_path / "absent.npz", "run setup first")
+    with pytest.raises(InputError, match=r"is not a file$"):
+        require_file(tmp_path)

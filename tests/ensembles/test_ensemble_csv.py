@@ -1,0 +1,148 @@
+"""Averaging submissions: equal to the mean of all files at once, in any row order, with faults named."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from src.common.files import InputError
+from src.ensemble import main
+from src.ensembles.averaging import average
+from src.inventory import ALL_23, THE_16
+from src.submission import read_submission, write_submission
+from src.training.runs import sha256, write_run
+from tests.conftest import assert_input_error
+
+IDS = np.array([30, 7, 12, -4])
+
+
+def make_submission(path, seed, ids=IDS, width=6):
+    """Random embeddings, a row of which depends on the seed and its id alone."""
+    rows = [np.random.default_rng([seed, 100 + caption_id]).standard_normal(width) for caption_id in ids]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_submission(path, ids, np.array(rows, np.float32))
+    return path
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Three submissions of the same captions, each in another row order."""
+    orders = (IDS, IDS[::-1], IDS[[2, 0, 3, 1]])
+    return [make_submission(tmp_path / f"{seed}.csv", seed, ids) for seed, ids in enumerate(orders)]
+
+
+def stack(files):
+    return np.float64([read_submission(file).aligned(IDS) for file in files])
+
+
+def test_the_mean_is_that_of_all_files_at_once(files):
+    caption_ids, embeddings = average(files, [1.0] * 3)
+    assert (caption_ids == IDS).all()
+    assert embeddings.dtype == np.float32
+    assert (embeddings == np.mean(stack(files), axis=0).astype(np.float32)).all()
+
+
+def test_weights_count_in_proportion(files):
+    expected = np.average(stack(files), axis=0, weights=[1, 2, 5])
+    for weights in ([1, 2, 5], [0.1, 0.2, 0.5]):
+        np.testing.assert_allclose(average(files, weights)[1], expected, rtol=1e-6)
+
+
+def test_normalised_each_counts_the_same(files, tmp_path):
+    unit = stack(files) / np.linalg.norm(stack(files), axis=2, keepdims=True)
+    scaled = tmp_path / "scaled.csv"
+    write_submission(scaled, IDS, 1000 * stack(files)[0])
+    for first in (files[0], scaled):
+        _, embeddings = average([first, *files[1:]], [1.0] * 3, normalize=True)
+        np.testing.assert_allclose(embeddings, unit.mean(axis=0), rtol=1e-5)
+
+
+def test_one_file_is_its_own_mean(files):
+    assert (average(files[:1], [0.3])[1] == stack(files)[0].astype(np.float32)).all()
+
+
+def test_other_ids_and_widths_are_named(files, tmp_path):
+    other_id = make_submission(tmp_path / "other.csv", 3, np.array([30, 7, 12, 5]))
+    with pytest.raises(InputError, match=r"other.csv: lacks 1 .*\[-4\] and has 1 unknown ones \[5\]; those of .*0.csv"):
+        average([*files, other_id], [1.0] * 4)
+    wide = make_submission(tmp_path / "wide.csv", 3, width=7)
+    with pytest.raises(InputError, match=r"wide.csv: its embeddings have 7 numbers; .*0.csv has 6"):
+        average([*files, wide], [1.0] * 4)
+
+
+def test_zeros_cannot_be_normalised(files, tmp_path):
+    zeros = np.ones((4, 6), np.float32)
+    zeros[2] = 0
+    write_submission(tmp_path / "zeros.csv", IDS, zeros)
+    average([*files, tmp_path / "zeros.csv"], [1.0] * 4)
+    with pytest.raises(InputError, match=r"zeros\.csv: the embedding of id 12 is all zeros"):
+        average([*files, tmp_path / "zeros.csv"], [1.0] * 4, normalize=True)
+
+
+def combine(*arguments):
+    main(["combine", *map(str, arguments)])
+
+
+def test_weights_by_mrr_come_from_the_run_that_wrote_the_file(files, tmp_path):
+    for file, mrr in zip(files, (0.5, 0.2, 0.1), strict=True):
+        record = {"recipe": {}, "data": {}, "status": "finished", "results": {"mrr": mrr}}
+        write_run(tmp_path / "models" / file.stem, record | {"submission": {"path": "x", "sha256": sha256(file)}})
+    flags = ("--output", tmp_path / "out.csv", "--models-dir", tmp_path / "models", "--weights", "mrr")
+    combine(*files, *flags)
+    expected = np.average(stack(files), axis=0, weights=[5, 2, 1])
+    np.testing.assert_allclose(read_submission(tmp_path / "out.csv").embeddings, expected, rtol=1e-5)
+    unknown = make_submission(tmp_path / "unknown.csv", 9)
+    with pytest.raises(InputError, match=r"unknown\.csv: no run recorded in .*models wrote it"):
+        combine(*files, unknown, *flags)
+
+
+def test_the_output_is_none_of_the_inputs(files):
+    before = files[1].read_bytes()
+    with pytest.raises(InputError, match="is one of the files to average"):
+        combine(*files, "--output", files[1])
+    assert files[1].read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("script", "members", "output"),
+    [
+        ("ensemble_combine_CSVs_16seeds.py", THE_16, "submission_ensemble_mean_16seeds.csv"),
+        ("ensemble_combine_CSVs_all_23seeds.py", ALL_23, "submission_ensemble_mean_23seeds.csv"),
+    ],
+)
+def test_the_scripts_average_their_members(run_script, tmp_path, script, members, output):
+    files = [
+        make_submission(tmp_path / f"models/{member.run_name}/submission.csv", number)
+        for number, member in enumerate(ALL_23)
+    ]
+    result = run_script(script, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert f"Averaging {len(members)} submissions" in result.stdout
+    chosen = [file for file, member in zip(files, ALL_23, strict=True) if member in members]
+    mean = read_submission(tmp_path / output)
+    assert (mean.caption_ids == IDS).all()
+    np.testing.assert_array_equal(mean.embeddings, stack(chosen).mean(axis=0).astype(np.float32))
+
+    files[-5].unlink()  # AdamW, seed 322, which is in both
+    (tmp_path / output).unlink()
+    missing = "python train_mrr_Ensemble_new_dataset_CLIP_AdamW_5_batches.py --seeds 322`"
+    assert_input_error(run_script(script, cwd=tmp_path), "ensemble_clip_adamw_seed322/submission.csv", missing)
+    assert not (tmp_path / output).exists()
+
+    own = run_script(script, files[0], files[1], "--output", "own.csv", "--normalise", cwd=tmp_path)
+    assert own.returncode == 0, own.stderr
+    unit = stack(files[:2]) / np.linalg.norm(stack(files[:2]), axis=2, keepdims=True)
+    np.testing.assert_allclose(read_submission(tmp_path / "own.csv").embeddings, unit.mean(axis=0), rtol=1e-5)
+
+
+def test_more_files_take_no_more_memory(tmp_path):
+    files = [make_submission(tmp_path / f"{seed}.csv", seed, np.arange(200), 1536) for seed in range(8)]
+    peaks = []
+    for some in (files[:2], files):
+        tracemalloc.start()
+        average(some, [1.0] * len(some))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    one_file = 200 * 1536 * 4
+    assert peaks[1] - peaks[0] < one_file
+    assert peaks[0] > one_file  # so it is measured at all

@@ -1,0 +1,184 @@
+"""The review: pictures that show what they claim, choices that are written, and the notebook without hands."""
+
+import json
+import os
+
+import ipywidgets as widgets
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import same_color
+from PIL import Image
+
+from src.common.files import InputError
+from src.data.keep_lists import open_keep_list
+from src.data.pairs import fingerprint, open_pairs, save_pairs
+from src.filters.decisions import ReviewDecisions
+from src.filters.review import captions_of_image, choices, compare, contact_sheet, find_captions, plot_ranks
+from src.topk_filter_pairs import keep_top_k
+from tests.conftest import REPO
+from tests.filters.test_caption_ranks import make_pairs
+
+NOTEBOOK = REPO / "visualize_split_top_50.ipynb"
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    """Four captions of two images; the second prefers another image, the third a missing one."""
+    captions = {
+        "caption_id": [7, 3, 11, 5],
+        "caption": ["a red square", "costs $5 or $6", "<b>bold</b>", "two dots"],
+        "image": ["a.png", "a.png", "a.png", "b.png"],
+        "rank": [2.0, 61.0, 2.0, 1.0],
+        "score": np.array([0.5, 0.1, 0.6, 0.9], np.float32),
+    }
+    first = ["b.png", "b.png", "gone.png", "b.png"]
+    captions |= {"preferred_1": first, "preferred_score_1": np.array([0.7, 0.8, 0.65, 0.9], np.float32)}
+    captions |= {"preferred_2": ["a.png"] * 4, "preferred_score_2": np.array([0.5, 0.1, 0.6, 0.3], np.float32)}
+    return pd.DataFrame(captions)
+
+
+@pytest.fixture
+def decisions(tmp_path) -> ReviewDecisions:
+    save_pairs(make_pairs(captions=12), tmp_path / "pairs.npz")  # with ids 33, 30, … 0
+    pairs = open_pairs(tmp_path / "pairs.npz")
+    return ReviewDecisions(tmp_path / "decisions.csv", pairs, fingerprint(pairs.source))
+
+
+# -------------------------------------------------------------------------------------------------- the pictures
+
+
+def test_the_cut_is_marked_in_the_distribution_of_ranks(table):
+    figure = plot_ranks(table, keep_top_k(table, 50), 50)
+    histogram, cumulative = figure.axes
+    for axes in (histogram, cumulative):
+        assert any(set(line.get_xdata()) == {50} for line in axes.lines)
+    assert sum(patch.get_height() for patch in histogram.patches if patch.get_height()) >= 4
+    assert [text.get_text() for text in histogram.get_legend().get_texts()][:2] == ["kept: 3", "dropped: 1"]
+    assert "the first 50: 75.0%" in cumulative.get_legend().get_texts()[0].get_text()
+
+
+def test_a_contact_sheet_frames_the_own_image_in_green_beside_what_the_caption_prefers(table, tmp_path):
+    for name, colour in (("a.png", "red"), ("b.png", "blue")):
+        Image.new("RGB", (300, 200), colour).save(tmp_path / name)
+    figure = contact_sheet(table.iloc[1:3], tmp_path)
+    figure.savefig(tmp_path / "sheet.png")
+    assert len(figure.axes) == 2 * 6
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[:3] == ["own: rank 61, 0.100", "1: 0.800", "2: 0.100"]
+    assert titles[6:9] == ["own: rank 2, 0.600", "1: 0.650", "2: 0.600"]
+    framed = [
+        [patch for patch in axes.patches if same_color(patch.get_edgecolor(), "tab:green")] for axes in figure.axes
+    ]
+    assert [bool(frame) for frame in framed] == [True, False, True, False, False, False] * 2, "wherever it stands"
+    shown = [axes.images[0].get_array()[0, 0].tolist() if axes.images else None for axes in figure.axes]
+    red, blue = [255, 0, 0], [0, 0, 255]
+    assert shown == [red, blue, red, None, None, None, red, None, red, None, None, None], "a missing image is a gap"
+    assert max(axes.images[0].get_array().shape[0] for axes in figure.axes if axes.images) <= 160
+    assert figure.subfigs[0].get_suptitle() == "3: costs $5 or $6"
+
+
+def test_a_sheet_of_no_captions_is_drawn(table, tmp_path):
+    contact_sheet(table.iloc[:0], tmp_path).savefig(tmp_path / "empty.png")
+
+
+# --------------------------------------------------------------------------------------------------- the tables
+
+
+def test_captions_of_an_image_stand_strongest_first(table):
+    found = captions_of_image(table, "a.png", np.array([True, False, True, True]))
+    assert found.index.tolist() == [11, 7, 3], "by rank, of equal ranks by score"
+    assert found.kept.tolist() == ["yes", "yes", "no"]
+    assert found.decided.tolist() == [""] * 3
+    assert "&lt;b&gt;" in found._repr_html_()
+
+
+def test_the_table_shows_what_was_decided(decisions, table):
+    decisions.decide(3, "keep")
+    found = captions_of_image(table, "a.png", np.ones(4, bool), decisions)
+    assert found.decided.to_dict() == {11: "", 7: "", 3: "keep"}
+
+
+def test_captions_are_found_by_their_ids(table):
+    assert find_captions(table, "11 7").caption_id.tolist() == [11, 7]
+    for ids, reason in (("11 8", "8: no caption has this id"), ("7, x", "expected the ids")):
+        with pytest.raises(InputError, match=reason):
+            find_captions(table, ids)
+
+
+def test_before_and_after_are_counted(table):
+    summary = compare(table, keep_top_k(table, 1))
+    assert summary.loc["captions"].tolist() == ["4", "1", "3"]
+    assert summary.loc["images with captions"].tolist() == ["2", "1", "1"]
+    assert summary.loc["captions an image"].tolist() == ["2.00", "1.00", "3.00"]
+    assert summary.loc["median rank"].tolist() == ["2", "1", "2"]
+    assert summary.loc["own image first"].tolist() == ["25.0%", "100.0%", "0.0%"]
+    assert summary.loc["MRR", "all (before)"] == f"{(1 / 2 + 1 / 61 + 1 / 2 + 1) / 4:.3f}"
+    assert summary.loc["mean score", "clean (after)"] == "0.900"
+
+
+# -------------------------------------------------------------------------------------------------- the choices
+
+
+def buttons_and_texts(box: widgets.VBox):
+    lines = [line.children for line in box.children]
+    return [line[0] for line in lines], [line[1].value for line in lines]
+
+
+def test_choices_are_written_at_once_and_are_there_again(decisions, table):
+    rows = table.iloc[:3].assign(caption_id=[33, 3, 0])
+    decisions.decide(0, "drop")
+    buttons, texts = buttons_and_texts(choices(rows, decisions))
+    assert [button.value for button in buttons] == ["by rank", "by rank", "drop"]
+    assert texts[2] == "0, rank 2: &lt;b&gt;bold&lt;/b&gt;", "captions are no HTML"
+    buttons[0].value = "keep"
+    assert decisions.read() == {0: "drop", 33: "keep"}
+    buttons[1].value = "drop"
+    buttons[0].value = "by rank"
+    assert decisions.read() == {0: "drop", 3: "drop"}
+    again, _ = buttons_and_texts(choices(rows, decisions))
+    assert [button.value for button in again] == ["by rank", "drop", "drop"]
+
+
+# ------------------------------------------------------------------------------------------------- the notebook
+
+
+def outputs_of(notebook) -> list:
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def test_the_notebook_runs_from_top_to_bottom_without_hands(run_script, sample, tmp_path):
+    raw = open_pairs(sample / "train/train.npz")
+    review = ReviewDecisions(tmp_path / "out/review_decisions.csv", raw, fingerprint(raw.source))
+    review.decide(5, "drop")
+    places = f"--input-npz {raw.source} --images-root {sample / 'train/Images'} --output-dir {tmp_path / 'out'}"
+    folds = f"--models-dir {tmp_path / 'models'} --folds 2 --hidden-dim 32 --epochs 3 --device cpu --top-k 30"
+    result = run_script(
+        "-m", "nbconvert", "--to", "notebook", "--execute", NOTEBOOK, "--output-dir", tmp_path, "--output", "executed",
+        env={"TOPK_FLAGS": f"{places} {folds}", "REVIEW_CAPTIONS": "17 5", "IPYTHONDIR": str(tmp_path / "ipython")},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    outputs = outputs_of(nbformat.read(tmp_path / "executed.ipynb", 4))
+    assert sum("image/jpeg" in output.get("data", {}) for output in outputs) == 3
+    assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs)
+    text = "".join(output.get("text", "") for output in outputs)
+    assert "1 honoured (0 keep, 1 drop)" in text
+    keep_list = open_keep_list(tmp_path / "out/train_clean_top30.keep.npz")
+    assert not keep_list.keep[raw.caption_ids == 5].any()
+    assert len(open_pairs(tmp_path / "out/train_clean_top30.npz")) == keep_list.keep.sum()
+    assert len(open_pairs(tmp_path / "out/train_suspect_top30.npz")) == (~keep_list.keep).sum()
+
+
+def test_the_committed_notebook_reads_well_on_the_web():
+    notebook = nbformat.read(NOTEBOOK, 4)
+    nbformat.validate(notebook)
+    outputs = outputs_of(notebook)
+    kinds = [kind for output in outputs for kind in output.get("data", {})]
+    assert kinds.count("image/jpeg") == 3
+    assert kinds.count("text/html") >= 2
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert NOTEBOOK.stat().st_size < 600_000
+    text = json.dumps(outputs)
+    for absolute in ("/home/", "/tmp/", "/root/", "/Users/", os.fspath(REPO)):
+        assert absolute not in text
