@@ -10,19 +10,18 @@ Everything about the run goes to models/<run name>/: weights, history, curves, r
 before the script ends.
 """
 
-import argparse
+from dataclasses import replace
 from pathlib import Path
 
-from src.common.cli import HelpFormatter, resolve_device, resolve_precision, run
+from src.common.cli import Parser, print_settings, run_main
 from src.common.files import InputError
-from src.submission import check_submission
-from src.training.inputs import open_training_data
-from src.training.job import add_job_arguments, check_run_dir, print_job, print_result, run_name, train_run
-from src.training.recipe import BASELINE, RECIPES, add_recipe_arguments, difference, load_recipe, override
+from src.flags import add_job_arguments, add_recipe_arguments, data_paths, override
+from src.training.recipe import BASELINE, RECIPES, describe, load_recipe
+from src.training.runs import BEST_MRR, RunRecord, State, folder_name, state_of
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--recipe", default="baseline", help=f"{', '.join(RECIPES)}, or a JSON file of its fields")
     add_job_arguments(parser)
     parser.add_argument("--run-name", help="of the folder in --models-dir (default: from recipe, data and seed)")
@@ -32,35 +31,52 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the interrupted run of the same name")
     add_recipe_arguments(parser, BASELINE)
     args = parser.parse_args(argv)
-
     base = load_recipe(args.recipe)
     recipe = override(base, args)
-    device = resolve_device(args.device)
-    precision = resolve_precision(args.precision, device)
+
+    from src.training.inputs import open_training_data  # after the command line: torch takes seconds to import
+    from src.training.job import describe_data, train_run
+    from src.training.machine import choose_machine
+
+    machine = choose_machine(args.device, args.precision)
     submission = None if args.submission == "none" else Path(args.submission or f"submission_mrr_{recipe.name}.csv")
-    data = open_training_data(args, with_test=submission is not None)
-    changes = difference(recipe, base)
-    run_dir = args.models_dir / (args.run_name or run_name(recipe, base, data.tag))
-    status = check_run_dir(run_dir, recipe, data)
-    if status == "finished" and args.resume:
+    paths = data_paths(args, with_test=submission is not None)
+    data = open_training_data(paths, machine.device)
+    run_dir = args.models_dir / (args.run_name or folder_name(recipe, base, paths.tag))
+    state = state_of(run_dir, recipe, data.record)
+    if state == State.FINISHED and args.resume:
         raise InputError(f"{run_dir}: is finished; start without --resume to train it anew")
-    print_job(
-        "Training a translator",
-        data,
-        args,
-        {
-            "recipe": f"{recipe.name}{f' with {changes}' if changes else ''}, seed {recipe.seed}",
-            "device, precision": f"{device}, {precision}",
-            "run": f"{run_dir}{f' (replaces the {status} one)' if status and not args.resume else ''}",
-        },
-    )
-    record = train_run(
-        recipe, data, run_dir, device=device, precision=precision, resume=args.resume, submission=submission
-    )
+    replaces = "" if state == State.NEW or args.resume else f" (replaces the {state} one)"
+    settings = {
+        "recipe": f"{describe(recipe, replace(base, name=recipe.name))}, seed {recipe.seed}",
+        "device, precision": machine,
+        "run": f"{run_dir}{replaces}",
+    }
+    print_settings("Training a translator", describe_data(paths, data) | settings)
+    record = train_run(recipe, data, run_dir, machine=machine, resume=args.resume, submission=submission)
     print_result(record, run_dir)
-    if submission:
-        check_submission(submission, data.test, data.pairs.image_embeddings.shape[1])
+
+
+def print_result(record: RunRecord, run_dir: Path) -> None:
+    """Print how a run ended."""
+    results, data, parameters = record.results, record.data, record.parameters
+    assert results and parameters, "a finished run has both"
+    measures = results.measures
+    recalls = ", ".join(f"R@{k} {measures[f'recall_at_{k}']:.4f}" for k in (1, 5, 10))
+    summary = {
+        "best epoch": f"{results.best_epoch} of {results.epochs}; {results.stopped}",
+        "training": f"{results.training_seconds:.0f} s, {parameters / 1e6:.1f} M parameters",
+        "validation": f"MRR {results.mrr:.4f}, {recalls}, median rank {measures['median_rank']:g} "
+        f"({data.val_captions:,} captions, {data.val_images:,} images)",
+        "challenge protocol": f"MRR {measures['challenge_mrr']:.4f}, NDCG {measures['challenge_ndcg']:.4f}",
+    }
+    if results.own_measures:
+        summary["on own captions"] = f"MRR {results.own_measures['mrr']:.4f} (as filtered)"
+    summary |= {"weights": str(run_dir / BEST_MRR), "curves": str(run_dir / "curves.png")}
+    if record.submission:
+        summary["submission"] = record.submission.path
+    print_settings(f"{record.run_name}: validation MRR {results.mrr:.4f}", summary)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

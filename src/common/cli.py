@@ -1,4 +1,4 @@
-"""What every script's command line shares: errors as one line, device and precision, the opening lines."""
+"""What every command line shares: its looks, errors as one line, flags for the device, the opening lines."""
 
 import argparse
 import sys
@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-
 from src.common.files import InputError
 
 TRAIN_NPZ = Path("data/train/train.npz")
 TEST_NPZ = Path("data/test/test.clean.npz")
 IMAGES_ROOT = Path("data/train/Images")
+CLIP_NPZ = Path("data/filtered/train_clip_q0.10_from_raw.npz")
 MODELS_DIR = Path("models")
 
 
@@ -24,34 +23,43 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return action.help if told else super()._get_help_string(action)
 
 
-def run(main: Callable[[], int | None]) -> NoReturn:
+class Parser(argparse.ArgumentParser):
+    """A parser of a script or, by `add_subparsers`, of one of its commands; `description` is the module's docstring."""
+
+    def __init__(self, description: str | None = None, **options: Any) -> None:
+        super().__init__(description=description, formatter_class=HelpFormatter, **options)
+
+
+def run_main(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's `main` and exit: 0, 2 with one line for what cannot be used, 130 when interrupted."""
     try:
         status = main() or 0
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        status = 2
+        status = _fail(str(error))
     except OSError as error:  # a file that may not be read or written, a full disk
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
-        status = 2
-    except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0]
-        print(f"error: {reason} Try a smaller --batch-size or another --device.", file=sys.stderr)
-        status = 2
+        status = _fail(f"{where}{error.strerror or error}")
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which need not be imported for this
+            raise
+        status = _fail(f"{str(error).splitlines()[0]} Try a smaller --batch-size or another --device.")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
     sys.exit(status)
 
 
+def _fail(reason: str) -> int:
+    print(f"error: {' '.join(reason.split())}", file=sys.stderr)
+    return 2
+
+
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
-    """Add `--device`; `resolve_device` reads it."""
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
 
 
-def add_device_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `--device` and `--precision`; `resolve_device` and `resolve_precision` read them."""
+def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--device` and `--precision`, of which `src.training.machine.choose_machine` makes one value."""
     add_device_argument(parser)
     parser.add_argument(
         "--precision",
@@ -59,30 +67,6 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "float32", "bfloat16"),
         help="of the translator's matrix products; auto is bfloat16 where the hardware has it",
     )
-
-
-def resolve_device(name: str) -> torch.device:
-    """Turn `--device` into a torch device. Raises InputError if this machine does not have it."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from None
-    return device
-
-
-def resolve_precision(name: str, device: torch.device) -> str:
-    """Turn `--precision` into "float32" or "bfloat16" for `device`."""
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    if device.type == "cpu":
-        probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # no public probe up to torch 2.11
-        return "bfloat16" if any(getattr(torch.cpu, probe, bool)() for probe in probes) else "float32"
-    return "float32"
 
 
 def record_arguments(args: argparse.Namespace) -> dict[str, Any]:

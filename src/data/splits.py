@@ -1,4 +1,4 @@
-"""Which images validate: split by image, so that no image is on both sides.
+"""Which images validate, and in which order their captions do. Split by image: no image is on both sides.
 
 An image's side depends on its name and the seed alone, never on its position or on the captions that a filter
 left: every filtered version of a dataset gets the same validation images from the same seed.
@@ -32,6 +32,18 @@ def image_folds(image_names: np.ndarray, folds: int, seed: int) -> np.ndarray:
     fold_of_image = np.empty(len(image_names), np.int64)
     fold_of_image[_hash_order(image_names, seed)] = np.arange(len(image_names)) % folds
     return fold_of_image
+
+
+def in_turns(image_of_caption: np.ndarray) -> np.ndarray:
+    """An order of N captions, (N,) int64: the first of every image, then the second of every image, and so on.
+
+    As a test file mixes them, so that a group of the challenge's protocol shows as many images as it can.
+    """
+    by_image = np.argsort(image_of_caption, kind="stable")
+    _, first, counts = np.unique(image_of_caption[by_image], return_index=True, return_counts=True)
+    turn = np.empty(len(image_of_caption), np.int64)
+    turn[by_image] = np.arange(len(image_of_caption)) - np.repeat(first, counts)
+    return np.lexsort((image_of_caption, turn))
 
 
 def _hash_order(image_names: np.ndarray, seed: int) -> np.ndarray:

@@ -1,71 +1,151 @@
-"""What one training job reads: the pairs, the captions that validate, the captions to predict.
+"""What a training job reads, uploaded to the device once; splits of it, which are indices.
 
-A filtered file has lost the hard captions of its validation images too and so flatters its own MRR. With
-`validation` (the unfiltered file) the same images validate with all of their captions.
+Shapes: N captions, M images, T text width, V image width; n captions and m images of a part.
+
+A filtered file has lost the hard captions of its validation images too and so flatters its own MRR. With a validation
+file (the unfiltered one) the same images validate with all of their captions.
 """
 
-import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from src.common.cli import TEST_NPZ, TRAIN_NPZ
 from src.common.files import InputError
 from src.data.keep_lists import apply_keep_list
 from src.data.pairs import Pairs, TestCaptions, fingerprint, open_pairs, open_test_captions
-from src.data.splits import validation_images
+from src.data.splits import in_turns, validation_images
+from src.training.metrics import evaluate
+from src.training.model import Translator, translate
+from src.training.runs import DataRecord
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
+class DataPaths:
+    """The files of a job: captions that train, which of them (None: all), captions that validate (None: those of
+    train_npz), captions to predict (None: none)."""
+
+    train_npz: Path = TRAIN_NPZ
+    keep_list: Path | None = None
+    val_npz: Path | None = None
+    test_npz: Path | None = TEST_NPZ
+
+    @property
+    def tag(self) -> str:
+        """A short name of what is trained on, for the names of runs."""
+        return self.keep_list.stem if self.keep_list else dataset_tag(self.train_npz)
+
+
+def dataset_tag(path: Path) -> str:
+    """A short name: data/train/train.npz → train, elsewhere/visual/train.npz → visual-train."""
+    folder = path.resolve().parent.name
+    return path.stem if folder in ("", path.stem) else f"{folder}-{path.stem}"
+
+
+class OnDevice:
+    """Pairs, and their text_NT, image_MV and image_of_caption_N as tensors on a device."""
+
+    def __init__(self, pairs: Pairs, device: torch.device) -> None:
+        self.pairs, self.device = pairs, device
+        self.text_NT = torch.from_numpy(pairs.text_embeddings).to(device)
+        self.image_MV = torch.from_numpy(pairs.image_embeddings).to(device)
+        self.image_of_caption_N = torch.from_numpy(pairs.image_of_caption).to(device).long()
+
+    def part(self, images: np.ndarray, *, turns: bool = False) -> "Part":
+        """Some images, by a boolean mask (M,), with all of their captions: in the file's order, or in turns of one an
+        image."""
+        image_of_caption = self.pairs.image_of_caption
+        captions = np.flatnonzero(images[image_of_caption])
+        if turns:
+            captions = captions[in_turns(image_of_caption[captions])]
+        captions_n, images_m = (torch.from_numpy(each).to(self.device) for each in (captions, np.flatnonzero(images)))
+        return Part(self, captions_n, images_m)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Images of a dataset and all of their captions: captions (n,) and images (m,) are int64 indices into `of`, on its
+    device; images ascend."""
+
+    of: OnDevice
+    captions: Tensor
+    images: Tensor
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    @property
+    def text_nT(self) -> Tensor:
+        return self.of.text_NT[self.captions]
+
+    @property
+    def gallery_mV(self) -> Tensor:
+        return self.of.image_MV[self.images]
+
+    @property
+    def target_n(self) -> Tensor:
+        """(n,) int64: the row of the gallery that each caption belongs to."""
+        return torch.searchsorted(self.images, self.of.image_of_caption_N[self.captions])
+
+    def measure(self, translator: Translator) -> dict[str, float]:
+        """Both measures, each caption against all images of the part. Raises NonFiniteError."""
+        return evaluate(translate(translator, self.text_nT), self.gallery_mV, self.target_n)
+
+
+@dataclass(frozen=True, eq=False)
 class Split:
-    """train and validation share no image. `own_validation` is set when `validation` is of another file: the
-    training file's own captions of the same images. Captions that validate stand in turns of one an image, as a
-    test file mixes them, so that a group of the challenge's protocol shows as many images as it can."""
+    """train and validation share no image; what validates stands in turns. `own_validation` is set when validation is
+    of another file: the training file's own captions of the same images."""
 
-    train: Pairs
-    validation: Pairs
-    own_validation: Pairs | None = None
+    train: Part
+    validation: Part
+    own_validation: Part | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingData:
-    """The opened files of a job. `record` is what a run stores about them: paths, fingerprints, sizes."""
+    """The opened files of a job. `images` (M,) bool says which of the training file's images take part; `validation` is
+    None where the captions that validate are of the training file; `record` is what a run stores of it all."""
 
-    pairs: Pairs
-    validation: Pairs | None
-    test: TestCaptions | None
-    tag: str
-    record: dict[str, Any]
+    train: OnDevice
+    images: np.ndarray
+    validation: OnDevice | None = None
+    test: TestCaptions | None = None
+    record: DataRecord
+
+    @classmethod
+    def of(cls, pairs: Pairs, device: torch.device, record: DataRecord = DataRecord()) -> "TrainingData":  # noqa: B008
+        """Pairs that are in memory, all of them."""
+        sizes = {"train_captions": len(pairs), "train_images": pairs.num_images}
+        everything = np.ones(pairs.num_images, np.bool_)
+        return cls(train=OnDevice(pairs, device), images=everything, record=replace(record, **sizes))
+
+    def without(self, images: np.ndarray, part: str) -> "TrainingData":
+        """The same data without some images, (M,) bool. They are no longer the whole file: their fingerprint names the
+        `part`, so that nobody takes a run on it for one on the file."""
+        images = self.images & ~images
+        captions = int(images[self.train.pairs.image_of_caption].sum())
+        fingerprint = f"{self.record.train_fingerprint} without {part}"
+        sizes = {"train_captions": captions, "train_images": int(images.sum())}
+        return replace(self, images=images, record=replace(self.record, train_fingerprint=fingerprint, **sizes))
 
     def split(self, fraction: float, seed: int) -> Split:
         """Split by image name. Raises InputError if either side has no captions."""
-        names = self.pairs.image_names
-        validates = validation_images(names, fraction, seed)
+        names = self.train.pairs.image_names
+        validates = np.zeros(len(names), np.bool_)
+        validates[self.images] = validation_images(names[self.images], fraction, seed)
+        train, own = self.train.part(self.images & ~validates), self.train.part(validates, turns=True)
         if self.validation is None:
-            own = in_turns(self.pairs.select_images(validates))
-            return _checked(Split(train=self.pairs.select_images(~validates), validation=own))
-        known = np.isin(self.validation.image_names, names)
-        if not known.any():  # a validation set of its own: nothing need be held out
-            return _checked(Split(train=self.pairs, validation=in_turns(self.validation)))
-        chosen = np.isin(self.validation.image_names, names[validates])
-        return _checked(
-            Split(
-                train=self.pairs.select_images(~validates),
-                validation=in_turns(self.validation.select_images(chosen)),
-                own_validation=in_turns(self.pairs.select_images(validates)),
-            )
-        )
-
-
-def in_turns(pairs: Pairs) -> Pairs:
-    """Reorder the captions: the first of every image, then the second of every image, and so on."""
-    by_image = np.argsort(pairs.image_of_caption, kind="stable")
-    _, first, counts = np.unique(pairs.image_of_caption[by_image], return_index=True, return_counts=True)
-    turn = np.empty(len(pairs), np.int64)
-    turn[by_image] = np.arange(len(pairs)) - np.repeat(first, counts)
-    return pairs.select(np.lexsort((pairs.image_of_caption, turn)))
+            return _checked(Split(train, own))
+        others = self.validation.pairs.image_names
+        if not np.isin(others, names[self.images]).any():  # a validation set of its own: nothing need be held out
+            everything = np.ones(len(others), np.bool_)
+            return _checked(Split(self.train.part(self.images), self.validation.part(everything, turns=True)))
+        validation = self.validation.part(np.isin(others, names[validates]), turns=True)
+        return _checked(Split(train, validation, own))
 
 
 def _checked(split: Split) -> Split:
@@ -76,43 +156,26 @@ def _checked(split: Split) -> Split:
     return split
 
 
-def add_data_arguments(parser: argparse.ArgumentParser, train_npz: Path = TRAIN_NPZ) -> None:
-    """Add --train-npz, --keep-list, --val-npz and --test-npz; `open_training_data` reads them."""
-    parser.add_argument("--train-npz", type=Path, default=train_npz, help="caption-image pairs to train on")
-    parser.add_argument(
-        "--keep-list",
-        type=Path,
-        help="train on the captions that a filter's keep-list of --train-npz keeps (default: all)",
-    )
-    parser.add_argument(
-        "--val-npz",
-        type=Path,
-        help="take the captions that validate from here: of the same images as ever, by their names "
-        "(default: --train-npz, filtered as it is)",
-    )
-    parser.add_argument("--test-npz", type=Path, default=TEST_NPZ, help="captions to predict for the submission")
-
-
-def open_training_data(args: argparse.Namespace, *, with_test: bool = True) -> TrainingData:
+def open_training_data(paths: DataPaths, device: torch.device) -> TrainingData:
     """Open and check all files of a job before anything is trained. Raises InputError."""
-    pairs = open_pairs(args.train_npz)
-    record = {"train_npz": str(args.train_npz), "train_fingerprint": fingerprint(args.train_npz)}
-    if args.keep_list:
-        pairs = apply_keep_list(pairs, args.keep_list)
-        record |= {"keep_list": str(args.keep_list), "keep_list_fingerprint": fingerprint(args.keep_list)}
-    record |= {"train_captions": len(pairs), "train_images": pairs.num_images}
+    pairs = open_pairs(paths.train_npz)
+    record = DataRecord(train_npz=str(paths.train_npz), train_fingerprint=fingerprint(paths.train_npz))
+    if paths.keep_list:
+        pairs = apply_keep_list(pairs, paths.keep_list)
+        keep_list = {"keep_list": str(paths.keep_list), "keep_list_fingerprint": fingerprint(paths.keep_list)}
+        record = replace(record, **keep_list)
     validation = test = None
-    if args.val_npz:
-        validation = open_pairs(args.val_npz)
-        record |= {"val_npz": str(args.val_npz), "val_fingerprint": fingerprint(args.val_npz)}
-        _check_width(pairs.text_embeddings, validation.text_embeddings, args.val_npz, "caption")
-        _check_width(pairs.image_embeddings, validation.image_embeddings, args.val_npz, "image")
-    if with_test:
-        test = open_test_captions(args.test_npz)
-        record |= {"test_npz": str(args.test_npz), "test_fingerprint": fingerprint(args.test_npz)}
-        _check_width(pairs.text_embeddings, test.text_embeddings, args.test_npz, "caption")
-    tag = args.keep_list.stem if args.keep_list else dataset_tag(args.train_npz)
-    return TrainingData(pairs=pairs, validation=validation, test=test, tag=tag, record=record)
+    if paths.val_npz:
+        validation = open_pairs(paths.val_npz)
+        record = replace(record, val_npz=str(paths.val_npz), val_fingerprint=fingerprint(paths.val_npz))
+        _check_width(pairs.text_embeddings, validation.text_embeddings, paths.val_npz, "caption")
+        _check_width(pairs.image_embeddings, validation.image_embeddings, paths.val_npz, "image")
+    if paths.test_npz:
+        test = open_test_captions(paths.test_npz)
+        record = replace(record, test_npz=str(paths.test_npz), test_fingerprint=fingerprint(paths.test_npz))
+        _check_width(pairs.text_embeddings, test.text_embeddings, paths.test_npz, "caption")
+    data = TrainingData.of(pairs, device, record)
+    return replace(data, validation=None if validation is None else OnDevice(validation, device), test=test)
 
 
 def _check_width(ours: np.ndarray, theirs: np.ndarray, path: Path, what: str) -> None:
@@ -120,9 +183,3 @@ def _check_width(ours: np.ndarray, theirs: np.ndarray, path: Path, what: str) ->
         raise InputError(
             f"{path}: its {what} embeddings are {theirs.shape[1]} wide; the training pairs' {ours.shape[1]}"
         )
-
-
-def dataset_tag(path: Path) -> str:
-    """A short name: data/train/train.npz → train, elsewhere/visual/train.npz → visual-train."""
-    folder = path.resolve().parent.name
-    return path.stem if folder in ("", path.stem) else f"{folder}-{path.stem}"

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from src.common.files import InputError, atomic_path, require_file
+from src.data.pairs import Pairs
 
 
 class Dropout(nn.Dropout):
@@ -61,8 +62,9 @@ def save_translator(weights: dict[str, Tensor], dims: dict[str, int], path: str 
         save_file(contiguous, temporary, metadata={"translator": json.dumps(dims)})
 
 
-def load_translator(path: str | Path, device: torch.device | str = "cpu") -> Translator:
-    """Load a translator in evaluation mode. Raises InputError if the file is not one that this project wrote."""
+def load_translator(path: str | Path, device: torch.device | str = "cpu", *, of: Pairs | None = None) -> Translator:
+    """Load a translator in evaluation mode. Raises InputError if the file is not one that this project wrote, or if it
+    does not translate between the widths `of` those pairs."""
     path = require_file(path)
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
@@ -74,6 +76,11 @@ def load_translator(path: str | Path, device: torch.device | str = "cpu") -> Tra
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not a translator's weights as train_mrr.py writes them ({reason})") from None
+    if of is not None:
+        ours = dims["text_dim"], dims["image_dim"]
+        wanted = of.text_embeddings.shape[1], of.image_embeddings.shape[1]
+        if ours != wanted:
+            raise InputError(f"{path}: translates widths {ours}; those of {of.source} are {wanted}")
     return translator.eval()
 
 

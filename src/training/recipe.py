@@ -1,9 +1,8 @@
-"""A recipe is one way of training a translator; the named recipes; the command line made from their fields.
+"""A recipe is one way of training a translator: a frozen dataclass whose fields are the flags of the trainers.
 
 A script or a user states only what differs: `replace(BASELINE, batch_size=5000)` or `--batch-size 5000`.
 """
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -17,11 +16,12 @@ def _option(default: Any, help: str, *, choices: tuple[str, ...] = (), low: floa
     return field(default=default, metadata={"help": help, "choices": choices, "low": low})
 
 
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
+    """The flag of a field: "batch_size" → "--batch-size"."""
     return "--" + name.replace("_", "-")
 
 
-def _kinds(annotation: Any) -> tuple[type, ...]:
+def types_of(annotation: Any) -> tuple[type, ...]:
     """The types of `int`, `str` or `int | None`."""
     return get_args(annotation) or (annotation,)
 
@@ -59,8 +59,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for option in fields(self):
-            value, flag = getattr(self, option.name), _flag(option.name)
-            choices, low, kinds = option.metadata["choices"], option.metadata["low"], _kinds(option.type)
+            value, flag = getattr(self, option.name), flag_of(option.name)
+            choices, low, kinds = option.metadata["choices"], option.metadata["low"], types_of(option.type)
             if isinstance(value, bool) or not isinstance(value, (*kinds, int) if float in kinds else kinds):
                 raise InputError(f"{flag} {value!r}: expected {' or '.join(kind.__name__ for kind in kinds)}")
             if choices and value not in choices:
@@ -77,14 +77,9 @@ class Recipe:
         return self.seed if self.split_seed is None else self.split_seed
 
 
-BASELINE = Recipe()
+OPTIONS = tuple(option for option in fields(Recipe) if option.name != "name")  # those that are flags
 
-# Members of the ensembles: split and initialisation by their own seed.
-ENSEMBLE_RAW = replace(BASELINE, name="ensemble_raw", epochs=300)
-ENSEMBLE_CLIP = replace(ENSEMBLE_RAW, name="ensemble_clip")
-ENSEMBLE_CLIP_ADAMW = replace(
-    ENSEMBLE_RAW, name="ensemble_clip_adamw", batch_size=5000, optimizer="adamw", weight_decay=1e-2
-)
+BASELINE = Recipe()
 
 # For some thousands of images or no GPU: better than the baseline there, in a fraction of its time (see the README).
 COMPACT = replace(
@@ -105,7 +100,7 @@ COMPACT = replace(
     tau=0.03,
 )
 
-RECIPES = {recipe.name: recipe for recipe in (BASELINE, COMPACT, ENSEMBLE_RAW, ENSEMBLE_CLIP, ENSEMBLE_CLIP_ADAMW)}
+RECIPES = {recipe.name: recipe for recipe in (BASELINE, COMPACT)}
 
 
 def load_recipe(name_or_path: str) -> Recipe:
@@ -115,44 +110,16 @@ def load_recipe(name_or_path: str) -> Recipe:
     if not name_or_path.endswith(".json"):
         raise InputError(f"--recipe {name_or_path}: expected {', '.join(RECIPES)} or a JSON file")
     values = read_json(Path(name_or_path))
-    known = {option.name for option in fields(Recipe)}
-    if not isinstance(values, dict) or not values.keys() <= known:
-        unknown = sorted(values.keys() - known) if isinstance(values, dict) else type(values).__name__
+    if not isinstance(values, dict) or not values.keys() <= asdict(BASELINE).keys():
+        unknown = sorted(values.keys() - asdict(BASELINE)) if isinstance(values, dict) else type(values).__name__
         raise InputError(f"{name_or_path}: expected an object with a recipe's fields; found {unknown}")
     return Recipe(**values)
 
 
-def add_recipe_arguments(
-    parser: argparse.ArgumentParser,
-    recipe: Recipe,
-    *,
-    without: tuple[str, ...] = (),
-    choices: Mapping[str, tuple] | None = None,
-) -> None:
-    """Add one flag for each field, but for the name and `without`. `recipe` gives the defaults that help shows.
-
-    With a search's `choices`, {field: its default choices}, the flags of these fields take several values.
-    """
-    choices = choices or {}
-    group = parser.add_argument_group("recipe", "Defaults are those of the recipe.")
-    for option in fields(Recipe):
-        if option.name == "name" or option.name in without:
-            continue
-        defaults = choices.get(option.name, (getattr(recipe, option.name),))
-        group.add_argument(
-            _flag(option.name),
-            type=_kinds(option.type)[0],
-            choices=option.metadata["choices"] or None,
-            nargs="+" if option.name in choices else None,
-            default=argparse.SUPPRESS,
-            help=f"{option.metadata['help']} (default: {' '.join(map(str, defaults))})",
-        )
-
-
-def override(recipe: Recipe, args: argparse.Namespace) -> Recipe:
-    """The recipe with what the user gave on the command line."""
-    known = {option.name for option in fields(Recipe)} - {"name"}
-    return replace(recipe, **{name: value for name, value in vars(args).items() if name in known})
+def recorded_recipe(values: Mapping[str, Any]) -> Recipe:
+    """The recipe that a run recorded: what an older version did not know yet has its default, what only another one
+    knows is left out."""
+    return Recipe(**{name: value for name, value in values.items() if name in asdict(BASELINE)})
 
 
 def difference(recipe: Recipe, base: Recipe) -> str:
@@ -160,3 +127,9 @@ def difference(recipe: Recipe, base: Recipe) -> str:
     ours, theirs = asdict(recipe), asdict(base)
     changed = [name for name in ours if name not in ("name", "seed") and ours[name] != theirs[name]]
     return ",".join(f"{name}={ours[name]}" for name in changed)
+
+
+def describe(recipe: Recipe, base: Recipe) -> str:
+    """ "compact with lr=0.002": a recipe as the opening lines of a script tell it."""
+    changes = difference(recipe, base)
+    return f"{base.name} with {changes}" if changes else base.name

@@ -1,6 +1,6 @@
 """The folder of a run, models/<run name>/, and its record run.json: what was trained, from what, how well.
 
-run.json                  recipe, data and their fingerprints, versions, commit, results
+run.json                  the record: recipe, data and their fingerprints, versions, commit, results
 history.csv, curves.png   every epoch
 best_mrr.safetensors      the weights of the epoch with the best validation MRR
 best_loss.safetensors     … with the best validation regression loss
@@ -8,113 +8,203 @@ last.pt                   what resuming needs; gone once the run is finished
 submission.csv            the test captions' predictions, where a script puts no copy elsewhere
 """
 
-import hashlib
-import platform
-import subprocess
-import sys
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import torch
-from matplotlib.figure import Figure
-
-from src.common.files import InputError, atomic_path, read_json, write_json
+from src.common.files import InputError, read_json, sha256, write_json
+from src.training.recipe import Recipe, difference, recorded_recipe
 
 RUN_JSON = "run.json"
 BEST_MRR = "best_mrr.safetensors"
 BEST_LOSS = "best_loss.safetensors"
 LAST = "last.pt"
-PACKAGES = ("torch", "numpy", "pandas", "safetensors", "orjson", "scipy", "optuna", "open_clip_torch")
+SUBMISSION = "submission.csv"
 
 
-def read_run(run_dir: Path) -> dict[str, Any] | None:
-    """A run's record, or None if `run_dir` holds none. Raises InputError for a damaged one."""
+class State(StrEnum):
+    """What can be said of a run from its folder."""
+
+    NEW = "to train"
+    TO_RESUME = "to resume"
+    FINISHED = "finished"
+    FAILED = "failed"
+    PRUNED = "pruned"
+    WEIGHTS_REMOVED = "weights removed"  # finished, but a search keeps the weights of the best only
+
+
+RUNNING = "running"  # the status of a record whose process is at work, or died: NEW or TO_RESUME
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecord:
+    """The files that a run read, with the fingerprints of their contents, and the sizes of what it used of them."""
+
+    train_npz: str = ""
+    train_fingerprint: str = ""
+    keep_list: str | None = None
+    keep_list_fingerprint: str | None = None
+    train_captions: int = 0
+    train_images: int = 0
+    val_npz: str | None = None
+    val_fingerprint: str | None = None
+    test_npz: str | None = None
+    test_fingerprint: str | None = None
+    val_captions: int = 0
+    val_images: int = 0
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What makes it the same training data, wherever the files lie."""
+        names = ("train_fingerprint", "keep_list_fingerprint", "val_fingerprint")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What a result depends on besides recipe and data; `started` is when it was begun."""
+
+    command: str = ""
+    started: str = ""
+    device: str = ""
+    precision: str = ""
+    threads: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+    git_commit: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The best epoch by validation MRR. measures: its row of the history (see src.training.metrics); own_measures: the
+    same on the training file's own captions, where those that validated came from another file."""
+
+    measures: dict[str, float]
+    own_measures: dict[str, float] | None = None
+    best_epoch: int = 0
+    best_loss_epoch: int = 0
+    epochs: int = 0
+    stopped: str = ""
+    training_seconds: float = math.nan
+
+    @property
+    def mrr(self) -> float:
+        return self.measures["mrr"]
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    path: str
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> "FileRecord":
+        return cls(str(path), sha256(path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What run.json holds. weights: the SHA-256 of each file of weights; reason: why it failed or was pruned."""
+
+    run_name: str
+    status: str
+    recipe: Recipe
+    data: DataRecord
+    provenance: Provenance = Provenance()
+    results: Results | None = None
+    parameters: int | None = None
+    weights: dict[str, str] = field(default_factory=dict)
+    submission: FileRecord | None = None
+    finished: str | None = None
+    reason: str | None = None
+
+
+def read_run(run_dir: Path) -> RunRecord | None:
+    """A run's record, or None if `run_dir` holds none. Raises InputError for a damaged one.
+
+    Fields that are missing have their defaults and those that are not known are left out: the record may be of another
+    version of this project.
+    """
     path = run_dir / RUN_JSON
     if not path.exists():
         return None
-    record = read_json(path)
-    if not isinstance(record, dict) or not {"recipe", "data", "status"} <= record.keys():
+    values = read_json(path)
+    if not isinstance(values, dict) or not {"recipe", "data", "status"} <= values.keys():
         raise InputError(f"{path}: not a run's record; move the folder away")
-    return record
-
-
-def recorded_runs(models_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The runs below `models_dir` with their records, by name."""
-    for path in sorted(models_dir.rglob(RUN_JSON)):
-        yield path.parent, read_run(path.parent)
-
-
-def write_run(run_dir: Path, record: dict[str, Any]) -> None:
-    write_json(run_dir / RUN_JSON, record)
-
-
-def provenance(device: torch.device, precision: str) -> dict[str, Any]:
-    """What a result depends on besides recipe and data."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {
-        "command": " ".join(sys.argv),
-        "started": now(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "precision": precision,
-        "threads": torch.get_num_threads(),
-        "versions": versions,
-        "git_commit": git_commit(),
-    }
-
-
-def now() -> str:
-    """UTC, to the second, as ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def git_commit() -> str | None:
-    """The commit of this code, with "+changes" where the tree differs from it; None outside a repository."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+changes"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+        values = {"run_name": run_dir.name} | values
+        parts = {
+            "recipe": recorded_recipe(values["recipe"]),
+            "data": DataRecord(**_known(DataRecord, values["data"])),
+            "provenance": Provenance(**_known(Provenance, values)),
+            "results": _read_results(values["results"]) if "results" in values else None,
+            "submission": FileRecord(**values["submission"]) if "submission" in values else None,
+        }
+        return RunRecord(**(_known(RunRecord, values) | parts))
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path}: not a run's record ({error}); move the folder away") from None
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _known(record: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    names = {option.name for option in fields(record)}
+    return {name: value for name, value in values.items() if name in names}
 
 
-def write_history(history: list[dict[str, float]], path: Path) -> None:
-    """One row an epoch; numbers in the shortest form that reads back the same."""
-    with atomic_path(path) as temporary:
-        pd.DataFrame(history).to_csv(temporary, index=False)
+def _read_results(values: Mapping[str, Any]) -> Results:
+    own = {"own_measures": values.get("own_validation")}
+    known = _known(Results, values)
+    measures = {name: value for name, value in values.items() if name not in known and name != "own_validation"}
+    return Results(measures=measures, **(known | own))
 
 
-def plot_curves(history: list[dict[str, float]], title: str, path: Path) -> None:
-    """The picture of a training: losses, retrieval measures and learning rate by epoch, as PNG."""
-    table = pd.DataFrame(history)
-    figure = Figure(figsize=(13, 4), layout="constrained")
-    losses, measures, rate = figure.subplots(1, 3)
-    losses.plot(table.epoch, table.train_loss, label="training loss")
-    losses.plot(table.epoch, table.regression_loss, label="validation smooth-L1")
-    losses.set(title="losses", yscale="log")
-    for column in ("mrr", "recall_at_1", "recall_at_5", "recall_at_10", "challenge_mrr"):
-        measures.plot(table.epoch, table[column], label=column.replace("_", " "), lw=2 if column == "mrr" else 1)
-    best = table.loc[table.mrr.idxmax()]
-    measures.axvline(best.epoch, color="grey", lw=0.8, ls=":")
-    measures.set(title=f"validation: best MRR {best.mrr:.4f} in epoch {best.epoch:.0f}", ylim=(0, 1))
-    rate.plot(table.epoch, table.lr, label="learning rate")
-    rate.set(title="learning rate", ylim=(0, None))
-    for axes in (losses, measures, rate):
-        axes.set_xlabel("epoch")
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.suptitle(title)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+def write_run(run_dir: Path, record: RunRecord) -> None:
+    """Write run.json: the record flat, without what is not known."""
+    values = asdict(record)
+    values |= values.pop("provenance")
+    if record.results:
+        results = values["results"]
+        own = results.pop("own_measures")
+        values["results"] = results.pop("measures") | results | ({"own_validation": own} if own else {})
+    values["data"] = {name: value for name, value in values["data"].items() if value is not None}
+    write_json(run_dir / RUN_JSON, {name: value for name, value in values.items() if value not in (None, {})})
+
+
+def recorded_runs(models_dir: Path) -> Iterator[tuple[Path, RunRecord]]:
+    """The runs below `models_dir`, their folders and records, by name."""
+    for path in sorted(models_dir.rglob(RUN_JSON)):
+        if record := read_run(path.parent):
+            yield path.parent, record
+
+
+def runs_by_submission(models_dir: Path) -> dict[str, tuple[Path, RunRecord]]:
+    """The recorded runs in `models_dir`, folder and record, by the SHA-256 of the submission that each wrote."""
+    return {run[1].submission.sha256: run for run in recorded_runs(models_dir) if run[1].submission}
+
+
+def state_of(run_dir: Path, recipe: Recipe | None = None, data: DataRecord | None = None) -> State:
+    """The state of the run in a folder. Raises InputError if that is one of another `recipe` or of other `data`."""
+    record = read_run(run_dir)
+    if record is None:
+        return State.NEW
+    differing = []
+    if recipe is not None:
+        theirs, ours = asdict(record.recipe), asdict(recipe)
+        differing += [name for name in ours if ours[name] != theirs[name]]
+    if data is not None:
+        theirs, ours = record.data.identity, data.identity
+        differing += [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+    if differing:
+        raise InputError(
+            f"{run_dir}: holds a run with another {', '.join(differing)}; choose another --models-dir or --run-name, "
+            "or remove it"
+        )
+    if record.status == RUNNING:
+        return State.TO_RESUME if (run_dir / LAST).exists() else State.NEW
+    return next((state for state in State if state == record.status), State.NEW)
+
+
+def folder_name(recipe: Recipe, base: Recipe, tag: str = "") -> str:
+    """What a run's folder is called: the recipe, what it changes in `base`, the data's tag, the seed."""
+    return "_".join(filter(None, (recipe.name, difference(recipe, base), tag, f"seed{recipe.seed}")))

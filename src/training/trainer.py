@@ -1,0 +1,125 @@
+"""One epoch of training: batches, losses, optimizer, schedule.
+
+Shapes: B captions and G images of a batch, m training images, T text width, V image width.
+
+The data live on the device and a batch is one indexing operation. Inside an epoch nothing waits for the device. Random
+numbers start anew in every epoch from (seed, epoch), whatever ran before.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from src.training.batching import ImageGroups
+from src.training.inputs import Part
+from src.training.loss import multi_positive_infonce
+from src.training.machine import Machine, keep_freed_memory
+from src.training.model import Translator
+from src.training.recipe import Recipe
+
+ROWS_MULTIPLE = 16  # captions whose predictions are thrown away fill up a batch: bfloat16 products are 3% faster
+
+
+class Trainer:
+    """The state of one fit, and how it moves by an epoch."""
+
+    def __init__(self, recipe: Recipe, train: Part, machine: Machine) -> None:
+        if machine.device.type == "cpu":
+            keep_freed_memory()
+        self.recipe, self.train, self.machine = recipe, train, machine
+        image_of_caption = train.target_n
+        self.groups = ImageGroups(image_of_caption.cpu().numpy(), recipe.batch_size)
+        if recipe.negatives == "all":
+            self.gallery_mV = train.gallery_mV
+            self.count_m = torch.bincount(image_of_caption, minlength=len(train.images)).clamp(min=1)
+        if recipe.input_noise:
+            self.noise_T = train.text_nT.std(dim=0) * recipe.input_noise
+        torch.manual_seed(recipe.seed)
+        text_dim, image_dim = train.of.text_NT.shape[1], train.of.image_MV.shape[1]
+        self.translator = Translator(text_dim, image_dim, recipe.hidden_dim, recipe.dropout).to(machine.device)
+        optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+        self.optimizer = optimizer(
+            self.translator.parameters(),
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            fused=machine.device.type in ("cpu", "cuda"),
+        )
+
+    def train_epoch(self, epoch: int, tick: Callable[[], Any]) -> dict[str, float]:
+        """Train one epoch, `tick` after every step. Returns its mean loss, last learning rate and speed."""
+        started = time.perf_counter()
+        torch.manual_seed(int(np.random.SeedSequence((self.recipe.seed, epoch)).generate_state(1)[0]))
+        self.translator.train()
+        steps = self.groups.num_batches
+        loss_sum = torch.zeros((), device=self.machine.device)
+        for step, (captions_B, images_G, target_B, count_G) in enumerate(self._batches(epoch)):
+            progress = epoch - 1 + step / steps + 1 / steps  # in epochs
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.recipe, progress)
+            loss = self._loss(captions_B, images_G, target_B, count_G, progress)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            loss_sum += loss.detach() * len(captions_B)
+            tick()
+        train_loss = loss_sum.item() / len(self.train)
+        seconds = time.perf_counter() - started
+        return {
+            "train_loss": train_loss,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": seconds,
+            "captions_per_second": len(self.train) / seconds,
+        }
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+        """The epoch's batches as tensors, moved to the device in one go."""
+        batches = list(self.groups.epoch(self.recipe.seed, epoch))
+        columns = []
+        for name in ("captions", "images", "target", "counts"):
+            parts = [getattr(batch, name) for batch in batches]
+            moved = torch.from_numpy(np.concatenate(parts)).to(self.machine.device, non_blocking=True)
+            columns.append(moved.split([len(part) for part in parts]))
+        return zip(*columns, strict=True)
+
+    def _loss(self, captions_B: Tensor, images_G: Tensor, target_B: Tensor, count_G: Tensor, progress: float) -> Tensor:
+        """captions_B and images_G are indices into the training part, target_B into images_G."""
+        recipe, train = self.recipe, self.train
+        text_BT = train.of.text_NT[train.captions[F.pad(captions_B, (0, -len(captions_B) % ROWS_MULTIPLE))]]
+        if recipe.input_noise:
+            text_BT = text_BT + torch.randn_like(text_BT) * self.noise_T
+        with self.machine.autocast():
+            prediction_BV = self.translator(text_BT)
+        prediction_BV = prediction_BV[: len(captions_B)].float()
+        image_GV = train.of.image_MV[train.images[images_G]]
+        loss = prediction_BV.new_zeros(())
+        if recipe.infonce_weight:
+            weight = recipe.infonce_weight * ramp(progress, recipe.infonce_warmup_epochs)
+            if recipe.negatives == "all":
+                columns = self.gallery_mV, images_G[target_B], self.count_m
+            else:
+                columns = image_GV, target_B, count_G
+            loss = loss + weight * multi_positive_infonce(prediction_BV, *columns, recipe.tau)
+        if recipe.regression_weight:
+            weight = recipe.regression_weight * ramp(progress, recipe.regression_warmup_epochs)
+            loss = loss + weight * F.smooth_l1_loss(prediction_BV, image_GV[target_B])
+        return loss
+
+
+def ramp(progress: float, warmup_epochs: float) -> float:
+    """From 0 to 1 over the warm-up; `progress` in epochs."""
+    return min(1.0, progress / warmup_epochs) if warmup_epochs else 1.0
+
+
+def learning_rate(recipe: Recipe, progress: float) -> float:
+    """Linear warm-up, then constant or a cosine to 0 at the last epoch; `progress` in epochs."""
+    rate = recipe.lr * ramp(progress, recipe.lr_warmup_epochs)
+    if recipe.lr_schedule == "cosine" and progress > recipe.lr_warmup_epochs:
+        done = (progress - recipe.lr_warmup_epochs) / max(recipe.epochs - recipe.lr_warmup_epochs, 1e-9)
+        rate *= (1 + math.cos(math.pi * min(done, 1.0))) / 2
+    return rate
