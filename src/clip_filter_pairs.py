@@ -21,6 +21,7 @@ equal scores in the order of the file. With --output-npz OUT.npz and --scores-ou
 import argparse
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,64 +30,41 @@ import numpy as np
 from src.common.cli import (
     IMAGES_ROOT,
     TRAIN_NPZ,
-    HelpFormatter,
-    add_device_arguments,
+    Parser,
+    add_machine_arguments,
     positive_int,
     print_settings,
     record_arguments,
-    resolve_device,
-    resolve_precision,
-    run,
+    run_main,
 )
 from src.common.files import InputError
 from src.data.keep_lists import KeepList, check_output, save_filtered
 from src.data.pairs import Pairs, fingerprint, open_pairs
-from src.filters.clip_model import load_clip
-from src.filters.clip_scoring import open_scores, save_scores, score_pairs
-from src.filters.report import cut_value, write_report
-from src.training.runs import provenance
 
 SCORES_NPY = Path("data/filtered/train_clip_scores_raw.npy")
-
-
-def drop_lowest(scores: np.ndarray, fraction: float, bad_images: str = "keep") -> np.ndarray:
-    """Which captions to keep, (N,) bool: all but the round(N x fraction) lowest of `scores` (N,).
-
-    Of equal scores the first in the file goes first. Captions without a score (NaN) are never dropped with
-    `bad_images` "keep"; with "drop" all of them are, and count towards the number that is.
-    """
-    unscored = np.isnan(scores)
-    order = np.argsort(np.where(unscored, -np.inf, scores), kind="stable")
-    count = round(len(scores) * fraction)
-    if bad_images == "keep":
-        order = order[unscored.sum() :]
-    else:
-        count = max(count, unscored.sum())
-    keep = np.ones(len(scores), np.bool_)
-    keep[order[:count]] = False
-    return keep
 
 
 def main(argv: list[str] | None = None) -> None:
     args = _parse(argv)
     check_output(args.input_npz, args.output_npz)
     data = {"input_npz": str(args.input_npz), "input_fingerprint": fingerprint(args.input_npz)}
-    if args.scores_input:
-        pairs, scores, made = _open(args, data)
-    else:
-        pairs, scores, made = _score(args, data)
-    unscored = int(np.isnan(scores).sum())
-    if unscored and args.on_bad_image == "error":
-        raise InputError(_describe_bad_images(pairs, scores, args))
+
+    from src.filters.cut import cut_value, drop_lowest
+    from src.filters.report import write_report
+
+    pairs, scores, made = (_open if args.scores_input else _score)(args, data)
+    unscored = np.isnan(scores)
+    if unscored.any() and args.on_bad_image == "error":
+        raise InputError(_describe_bad_images(pairs, unscored, args.scores_input or args.scores_output))
 
     keep = drop_lowest(scores, args.drop_fraction, args.on_bad_image)
-    cut = {"drop_fraction": args.drop_fraction, "dropped": int((~keep).sum()), "cut": cut_value(scores, keep)}
+    value, dropped = cut_value(scores, keep), int((~keep).sum())
     origin = data | {
         "filter": "clip",
         "higher_is_better": True,
         "scores": made,
         "arguments": record_arguments(args),
-        "cut": cut,
+        "cut": {"drop_fraction": args.drop_fraction, "dropped": dropped, "cut": value},
     }
     keep_list = KeepList(caption_ids=pairs.caption_ids, scores=scores, keep=keep, provenance=origin)
     list_path, report = save_filtered(pairs, keep_list, args.output_npz), args.output_npz.with_suffix(".png")
@@ -94,13 +72,14 @@ def main(argv: list[str] | None = None) -> None:
     if not args.scores_input:
         _progress_file(args).unlink()
 
-    scored = scores[~np.isnan(scores)]
+    scored = scores[~unscored]
     spread = ", ".join(f"{q:.4f}" for q in np.quantile(scored, (0, 0.05, 0.5, 0.95, 1))) if len(scored) else "none"
+    bad = f"{unscored.sum():,} captions without a score: {args.on_bad_image}" if unscored.any() else "none"
     summary = {
         "scores": f"{spread} (lowest, 5%, median, 95%, highest)",
-        "dropped": f"{cut['dropped']:,} of {len(pairs):,} captions"
-        + (f", scores up to {cut['cut']:.4f}" if cut["cut"] is not None else ""),
-        "bad images": f"{unscored:,} captions without a score: {args.on_bad_image}" if unscored else "none",
+        "dropped": f"{dropped:,} of {len(pairs):,} captions"
+        + (f", scores up to {value:.4f}" if value is not None else ""),
+        "bad images": bad,
         "pairs": args.output_npz,
         "keep-list": list_path,
         "report": report,
@@ -111,22 +90,18 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m src.clip_filter_pairs", description=__doc__, formatter_class=HelpFormatter
-    )
+    parser = Parser(__doc__, prog="python -m src.clip_filter_pairs")
     parser.add_argument("--input-npz", type=Path, default=TRAIN_NPZ, help="caption-image pairs to filter")
     parser.add_argument("--images-root", type=Path, default=IMAGES_ROOT, help="folder of the image files")
     parser.add_argument(
         "--output-npz",
         type=Path,
-        default=argparse.SUPPRESS,
         help="where the kept pairs go (default: data/filtered/train_clip_q0.10_from_raw.npz, or as --drop-fraction is)",
     )
     parser.add_argument("--scores-output", type=Path, default=SCORES_NPY, help="where the scores of all captions go")
     parser.add_argument(
         "--scores-input",
         type=Path,
-        default=argparse.SUPPRESS,
         help="cut by these scores, of an earlier run's --scores-output, and score nothing",
     )
     parser.add_argument("--drop-fraction", type=_fraction, default=0.1, help="share of captions to drop, from 0 to 1")
@@ -143,7 +118,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         default="laion2b_s34b_b79k",
         help="weights: a tag of that model, downloaded once, or a checkpoint (.safetensors, .pt, .bin)",
     )
-    add_device_arguments(parser)
+    add_machine_arguments(parser)
     parser.add_argument("--image-batch-size", type=positive_int, default=128, help="images encoded at once")
     parser.add_argument("--text-batch-size", type=positive_int, default=512, help="captions encoded at once, at most")
     parser.add_argument(
@@ -152,9 +127,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         default=min(8, os.cpu_count() or 1),
         help="processes that decode images; 0 decodes between the steps",
     )
-    args = parser.parse_args(argv, argparse.Namespace(output_npz=None, scores_input=None))
+    args = parser.parse_args(argv)
     if args.output_npz is None:
-        args.output_npz = SCORES_NPY.with_name(f"train_clip_q{_two_decimals(args.drop_fraction)}_from_raw.npz")
+        share = args.drop_fraction
+        share = f"{share:.2f}" if share == round(share, 2) else f"{share:g}"
+        args.output_npz = SCORES_NPY.with_name(f"train_clip_q{share}_from_raw.npz")
     if args.scores_output.suffix != ".npy":
         raise InputError(f"--scores-output {args.scores_output}: expected a name that ends with .npy")
     return args
@@ -167,15 +144,8 @@ def _fraction(text: str) -> float:
     return value
 
 
-def _two_decimals(fraction: float) -> str:
-    return f"{fraction:.2f}" if fraction == round(fraction, 2) else f"{fraction:g}"
-
-
 def _workers(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 0")
-    return value
+    return 0 if text == "0" else positive_int(text)
 
 
 def _progress_file(args: argparse.Namespace) -> Path:
@@ -184,10 +154,13 @@ def _progress_file(args: argparse.Namespace) -> Path:
 
 def _score(args: argparse.Namespace, data: dict[str, str]) -> tuple[Pairs, np.ndarray, dict[str, Any]]:
     """Score all pairs and write the scores; return them with the record of how they were made."""
+    from src.filters.clip_model import load_clip
+    from src.filters.clip_scoring import save_scores, score_pairs
+    from src.training.machine import choose_machine
+
     if not args.images_root.is_dir():
         raise InputError(f"--images-root {args.images_root}: no such folder")
-    device = resolve_device(args.device)
-    precision = resolve_precision(args.precision, device)
+    machine = choose_machine(args.device, args.precision)
     download = "" if Path(args.pretrained).is_file() else " (downloaded on first use)"
     print(f"opening {args.model} {args.pretrained}{download}", flush=True)
     clip = load_clip(args.model, args.pretrained)
@@ -196,7 +169,7 @@ def _score(args: argparse.Namespace, data: dict[str, str]) -> tuple[Pairs, np.nd
         "pairs": f"{args.input_npz} ({data['input_fingerprint']})",
         "captions, images": f"{len(pairs):,}, {pairs.num_images:,} in {args.images_root}",
         "model": f"{args.model} {args.pretrained} (weights {clip.identity['weights_sha256'][:16]})",
-        "device": f"{device}, {precision}, {args.workers} workers",
+        "device": f"{machine}, {args.workers} workers",
         "batches": f"{args.image_batch_size} images, up to {args.text_batch_size} captions",
         "scores": args.scores_output,
     }
@@ -211,30 +184,21 @@ def _score(args: argparse.Namespace, data: dict[str, str]) -> tuple[Pairs, np.nd
         args.images_root,
         _progress_file(args),
         identity={"input_fingerprint": data["input_fingerprint"]} | model,
-        device=device,
-        precision=precision,
+        machine=machine,
         image_batch_size=args.image_batch_size,
         text_batch_size=args.text_batch_size,
         workers=args.workers,
     )
     print(f"scored {len(pairs):,} captions in {time.perf_counter() - started:.1f} s")
-    made = data | {"images_root": str(args.images_root), "clip": clip.identity} | provenance(device, precision)
+    made = data | {"images_root": str(args.images_root), "clip": clip.identity} | asdict(machine.provenance())
     save_scores(args.scores_output, pairs, scores, unreadable, made)
     return pairs, scores, made
 
 
-def _describe_bad_images(pairs: Pairs, scores: np.ndarray, args: argparse.Namespace) -> str:
-    names = pairs.image_names[np.unique(pairs.image_of_caption[np.isnan(scores)])]
-    more = ", …" if len(names) > 3 else ""
-    where = args.scores_input or args.scores_output
-    return (
-        f"{len(names):,} images ({', '.join(names[:3])}{more}) of {np.isnan(scores).sum():,} captions cannot be read; "
-        f"put them right and run again, or pass --scores-input {where} with --on-bad-image drop (or keep)"
-    )
-
-
 def _open(args: argparse.Namespace, data: dict[str, str]) -> tuple[Pairs, np.ndarray, dict[str, Any]]:
     """Open pairs and their scores of an earlier run; return them with the record of how the scores were made."""
+    from src.filters.clip_scoring import open_scores
+
     scores, made = open_scores(args.scores_input, data["input_fingerprint"])
     pairs = open_pairs(args.input_npz)
     if len(scores) != len(pairs):
@@ -248,5 +212,14 @@ def _open(args: argparse.Namespace, data: dict[str, str]) -> tuple[Pairs, np.nda
     return pairs, scores, made
 
 
+def _describe_bad_images(pairs: Pairs, unscored: np.ndarray, scores_npy: Path) -> str:
+    names = pairs.image_names[np.unique(pairs.image_of_caption[unscored])]
+    more = ", …" if len(names) > 3 else ""
+    return (
+        f"{len(names):,} images ({', '.join(names[:3])}{more}) of {unscored.sum():,} captions cannot be read; put them "
+        f"right and run again, or pass --scores-input {scores_npy} with --on-bad-image drop (or keep)"
+    )
+
+
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -24,6 +24,7 @@ from src.common.files import InputError, atomic_path, read_json, require_file, w
 from src.data.pairs import Pairs
 from src.filters.clip_model import Clip
 from src.filters.pictures import distinct_files, read_image
+from src.training.machine import Machine
 
 
 def score_pairs(
@@ -33,8 +34,7 @@ def score_pairs(
     progress_file: Path,
     *,
     identity: dict[str, Any],
-    device: torch.device,
-    precision: str,
+    machine: Machine,
     image_batch_size: int,
     text_batch_size: int,
     workers: int,
@@ -49,8 +49,8 @@ def score_pairs(
         "images_root": str(images_root.resolve()),
         "images_sha256": hashlib.sha256(file_of_image.tobytes()).hexdigest(),
         "batches": [image_batch_size, text_batch_size],
-        "device": device.type,
-        "precision": precision,
+        "device": machine.device.type,
+        "precision": machine.precision,
     }
     batches = _Batches(clip, pairs, files, file_of_image, image_batch_size)
     scores_by_batch = _open_progress(progress_file, identity)
@@ -60,7 +60,7 @@ def score_pairs(
     if done:
         print(f"continuing {progress_file}: {done:,} of {total:,} images are done", flush=True)
 
-    network = clip.network.to(device)
+    device, network = machine.device, clip.network.to(machine.device)
     loader = DataLoader(batches, batch_size=None, sampler=todo, num_workers=workers, pin_memory=device.type == "cuda")
     unreadable: dict[int, str] = {}
     with (
@@ -68,7 +68,7 @@ def score_pairs(
         tqdm(total=total, initial=done, desc="scoring", unit="image", smoothing=0.05) as bar,
     ):
         for batch, (pixels, tokens, image_of_caption, reasons) in zip(todo, loader, strict=True):
-            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, precision == "bfloat16"):
+            with torch.inference_mode(), machine.autocast():
                 images = network.encode_image(pixels.to(device, non_blocking=True))
                 texts = [network.encode_text(part.to(device)) for part in tokens.split(text_batch_size)]
             images, texts = F.normalize(images.float(), dim=-1), F.normalize(torch.cat(texts).float(), dim=-1)

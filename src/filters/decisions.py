@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src.common.files import InputError, atomic_path
+from src.common.files import InputError, atomic_path, now
 from src.data.pairs import Pairs
-from src.training.runs import now
 
 KEEP, DROP = "keep", "drop"
-COLUMNS = ("caption_id", "decision", "decided", "image", "caption", "input_fingerprint")
+FIELDS = ("caption_id", "decision", "decided", "image", "caption", "input_fingerprint")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +43,7 @@ class ReviewDecisions:
             image, caption = self.pairs.image_names[self.pairs.image_of_caption[row]], self.pairs.caption_texts[row]
             table.loc[caption_id] = [decision, now(), image, caption, self.input_fingerprint]
         with atomic_path(self.path) as temporary:
-            table.to_csv(temporary, index_label=COLUMNS[0], quoting=csv.QUOTE_NONNUMERIC)
+            table.to_csv(temporary, index_label=FIELDS[0], quoting=csv.QUOTE_NONNUMERIC)
 
     def apply(self, keep: np.ndarray) -> np.ndarray:
         """A filter's choice, (N,) bool, with every decided caption as it was decided. Raises InputError as `read`."""
@@ -55,10 +54,10 @@ class ReviewDecisions:
 
     def _table(self) -> pd.DataFrame:
         if not self.path.exists():
-            return pd.DataFrame(columns=COLUMNS[1:], index=pd.Index([], dtype=np.int64), dtype=object)
+            return pd.DataFrame(columns=FIELDS[1:], index=pd.Index([], dtype=np.int64), dtype=object)
         try:
-            table = pd.read_csv(self.path, dtype=str, usecols=list(COLUMNS), keep_default_na=False)
-            table = table.astype({"caption_id": np.int64} | dict.fromkeys(COLUMNS[1:], object)).set_index("caption_id")
+            table = pd.read_csv(self.path, dtype=str, usecols=list(FIELDS), keep_default_na=False)
+            table = table.astype({"caption_id": np.int64} | dict.fromkeys(FIELDS[1:], object)).set_index("caption_id")
         except ValueError as error:
             raise InputError(f"{self.path}: not a table of review decisions ({error})") from None
         others = set(table.input_fingerprint) - {self.input_fingerprint}
@@ -74,4 +73,4 @@ class ReviewDecisions:
         ):
             if wrong.any():
                 raise InputError(f"{self.path}: caption {table.index[wrong][0]} is {what}")
-        return table[list(COLUMNS[1:])]
+        return table[list(FIELDS[1:])]

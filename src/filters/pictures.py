@@ -1,10 +1,12 @@
-"""Image files: read one, whatever is wrong with it, and find which names mean the same file."""
+"""Image files: read one, whatever is wrong with it, draw it, and find which names mean the same file."""
 
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from PIL import Image, ImageOps
 
 from src.common.files import InputError
@@ -20,6 +22,14 @@ def read_image(path: Path) -> Image.Image:
         raise InputError("no such file") from None
     except Exception as error:  # a damaged file makes decoders raise nearly anything
         raise InputError(f"{type(error).__name__}: {error}") from None
+
+
+def draw_picture(axes: Axes, path: Path, *, pixels: int) -> None:
+    """Draw an image, its longer side of so many pixels at most; nothing where it cannot be read."""
+    with suppress(InputError):
+        picture = read_image(path)
+        picture.thumbnail((pixels, pixels))
+        axes.imshow(picture)
 
 
 def distinct_files(names: Iterable[str], folder: Path) -> tuple[list[Path], np.ndarray]:

@@ -1,20 +1,19 @@
 """The picture of a filter's work: how the scores are spread, where the cut is, the worst and the best pairs."""
 
 import textwrap
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from src.common.files import InputError, atomic_path
+from src.common.files import atomic_path
 from src.data.keep_lists import KeepList
 from src.data.pairs import Pairs
-from src.filters.pictures import read_image
+from src.filters.cut import cut_value
+from src.filters.pictures import draw_picture
 
-COLUMNS, ROWS = 8, 2  # of the worst pairs, and again of the best
+SHEET_COLUMNS, SHEET_ROWS = 8, 2  # of the worst pairs, and again of the best
 _KEPT, _DROPPED = "tab:blue", "tab:red"
 
 
@@ -36,10 +35,10 @@ def write_report(
     scores, keep = keep_list.scores, keep_list.keep
     order = np.argsort(scores, kind="stable")[: np.isfinite(scores).sum()]
     worst_first = order if keep_list.provenance["higher_is_better"] else order[::-1]
-    shown = COLUMNS * ROWS
+    shown = SHEET_COLUMNS * SHEET_ROWS
 
-    heights = 4, 3.3 * ROWS, 3.3 * ROWS  # inches
-    figure = Figure(figsize=(2.1 * COLUMNS, sum(heights)), layout="constrained")
+    heights = 4, 3.3 * SHEET_ROWS, 3.3 * SHEET_ROWS  # inches
+    figure = Figure(figsize=(2.1 * SHEET_COLUMNS, sum(heights)), layout="constrained")
     top, worst, best = figure.subfigures(3, 1, height_ratios=heights)
     draw_histogram(top.subplots(), scores[order], keep[order], score_name, log_scale, cut)
     _draw_sheet(worst, f"worst {score_name}", pairs, keep_list, worst_first[:shown], images_root)
@@ -66,29 +65,16 @@ def draw_histogram(
     axes.legend()
 
 
-def cut_value(scores: np.ndarray, keep: np.ndarray) -> float | None:
-    """Where the scores of kept and dropped captions meet; None if either is missing or they overlap."""
-    kept, dropped = scores[keep & np.isfinite(scores)], scores[~keep & np.isfinite(scores)]
-    if not len(kept) or not len(dropped):
-        return None
-    if dropped.max() <= kept.min():
-        return float(dropped.max() / 2 + kept.min() / 2)
-    return float(kept.max() / 2 + dropped.min() / 2) if kept.max() <= dropped.min() else None
-
-
 def _draw_sheet(
-    figure: SubFigure, title: str, pairs: Pairs, keep_list: KeepList, captions: Sequence[int], root: Path | None
-):
+    figure: SubFigure, title: str, pairs: Pairs, keep_list: KeepList, captions: np.ndarray, root: Path | None
+) -> None:
     figure.suptitle(title, fontsize=13)
-    for axes, caption in zip(figure.subplots(ROWS, COLUMNS).flat, captions, strict=False):
+    for axes, caption in zip(figure.subplots(SHEET_ROWS, SHEET_COLUMNS).flat, captions, strict=False):
         name = pairs.image_names[pairs.image_of_caption[caption]]
         score, kept = keep_list.scores[caption], keep_list.keep[caption]
         axes.set_title(f"{score:.4g}, {'kept' if kept else 'dropped'}", fontsize=9, color=_KEPT if kept else _DROPPED)
         if root:
-            with suppress(InputError):
-                picture = read_image(root / name)
-                picture.thumbnail((240, 240))
-                axes.imshow(picture)
+            draw_picture(axes, root / name, pixels=240)
         # Captions are anyone's: a dollar sign is no formula.
         text = textwrap.fill(textwrap.shorten(str(pairs.caption_texts[caption]), 130, placeholder=" …"), 28)
         axes.set_xlabel(text, fontsize=8, parse_math=False)

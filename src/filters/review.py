@@ -1,13 +1,12 @@
 """The pictures, tables and buttons of visualize_split_top_50.ipynb. What it decides is in src/filters/decisions.py.
 
-Shapes: N captions. A `table` is that of src.filters.caption_ranks, `keep` (N,) bool says which captions are kept, and
+Shapes: N captions. A `table` is that of src.filters.ranks, `keep` (N,) bool says which captions are kept, and
 `rows` are some of its rows.
 """
 
 import html
 import textwrap
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from src.common.files import InputError
-from src.filters.caption_ranks import DEPTH
 from src.filters.decisions import DROP, KEEP, ReviewDecisions
-from src.filters.pictures import read_image
+from src.filters.pictures import draw_picture
+from src.filters.ranks import DEPTH
 from src.filters.report import draw_histogram
 
 BY_RANK = "by rank"
-PIXELS = 160  # the longer side of a picture in a contact sheet
 
 
 def plot_ranks(table: pd.DataFrame, keep: np.ndarray, top_k: int) -> Figure:
@@ -81,10 +79,7 @@ def _draw_image(axes: Axes, name: str, title: str, root: Path, *, framed: bool) 
     axes.set(xticks=[], yticks=[], frame_on=False)
     axes.set_title(title, fontsize=9)
     axes.set_xlabel(textwrap.shorten(name, 24, placeholder="…"), fontsize=7, parse_math=False)
-    with suppress(InputError):
-        picture = read_image(root / name)
-        picture.thumbnail((PIXELS, PIXELS))
-        axes.imshow(picture)
+    draw_picture(axes, root / name, pixels=160)
     if framed:
         axes.add_patch(
             Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, ec="tab:green", lw=4, clip_on=False)

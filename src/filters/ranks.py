@@ -19,6 +19,7 @@ from torch import Tensor
 
 from src.common.files import InputError, atomic_path, read_json, write_json
 from src.data.pairs import Pairs
+from src.training.inputs import OnDevice
 from src.training.metrics import ranks_of, score_chunks
 from src.training.model import Translator, translate
 
@@ -27,20 +28,18 @@ CAPTIONS_AT_ONCE = 8192  # translated; src.training.metrics scores a part of the
 
 
 def rank_captions(
-    translator: Translator, pairs: Pairs, captions: np.ndarray, device: torch.device, tick: Callable[[int], Any]
+    translator: Translator, data: OnDevice, captions: np.ndarray, tick: Callable[[int], Any]
 ) -> pd.DataFrame:
     """Rank all images for some captions; `captions` (n,) int, indices. `tick` is told how many are done.
 
     Returns the table's rows, indexed by `captions`. Memory beside the pairs is the gallery and a few chunks, however
     many captions there are. Raises NonFiniteError.
     """
-    gallery_MV = torch.from_numpy(pairs.image_embeddings).to(device)
+    pairs, captions_n = data.pairs, torch.from_numpy(captions).to(data.device)
     ranks, scores, images, image_scores = [], [], [], []
-    for start in range(0, len(captions), CAPTIONS_AT_ONCE):
-        block = captions[start : start + CAPTIONS_AT_ONCE]
-        prediction = translate(translator, torch.from_numpy(pairs.text_embeddings[block]))
-        target = torch.from_numpy(pairs.image_of_caption[block]).to(device).long()
-        for score_CM, target_C in score_chunks(prediction, gallery_MV, target):
+    for block in captions_n.split(CAPTIONS_AT_ONCE):
+        prediction = translate(translator, data.text_NT[block])
+        for score_CM, target_C in score_chunks(prediction, data.image_MV, data.image_of_caption_N[block]):
             ranks.append(ranks_of(score_CM, target_C).cpu())
             scores.append(score_CM.gather(1, target_C[:, None])[:, 0].cpu())
             best_CD, best_scores_CD = _take_best(score_CM, min(DEPTH, pairs.num_images))

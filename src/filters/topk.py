@@ -1,0 +1,194 @@
+"""The top-k filter: keep captions whose own image is among the first k of all images, by a translator's ranks.
+
+What `python -m src.topk_filter_pairs` and visualize_split_top_50.ipynb share. Shapes: N captions.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from src.common.cli import IMAGES_ROOT, MODELS_DIR, TRAIN_NPZ
+from src.common.files import InputError, require_file, sha256
+from src.data.keep_lists import KeepList, save_filtered
+from src.data.pairs import fingerprint, open_pairs, save_pairs
+from src.filters.decisions import DROP, KEEP, ReviewDecisions
+from src.filters.out_of_fold import rank_out_of_fold
+from src.filters.ranks import find_ranks, rank_captions, save_ranks
+from src.filters.report import write_report
+from src.training.inputs import OnDevice, TrainingData, dataset_tag
+from src.training.machine import Machine
+from src.training.metrics import NonFiniteError
+from src.training.model import load_translator
+from src.training.recipe import BASELINE, COMPACT, Recipe, describe
+from src.training.runs import BEST_MRR, DataRecord, folder_name, read_run
+
+OUTPUT_DIR = Path("data/filtered")
+DECISIONS_CSV = "review_decisions.csv"
+
+# K times a model that is soon trained and learns little by heart.
+FOLD_RECIPE = replace(COMPACT, name="topk_fold")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopKFilter:
+    """What is filtered, what ranks it, where it is cut, and where everything goes.
+
+    Ranks are of the translator `weights` (None: of the baseline that train_mrr.py trains on `input_npz`) or, with
+    `folds`, of so many models of `fold_recipe`, none of which saw the image. `decisions_csv` is that of the review
+    (None: in `output_dir`), which overrides the cut unless `honour_decisions` is off.
+    """
+
+    input_npz: Path = TRAIN_NPZ
+    images_root: Path = IMAGES_ROOT
+    output_dir: Path = OUTPUT_DIR
+    models_dir: Path = MODELS_DIR
+    top_k: int = 50
+    weights: Path | None = None
+    folds: int | None = None
+    fold_recipe: Recipe = FOLD_RECIPE
+    decisions_csv: Path | None = None
+    honour_decisions: bool = True
+
+
+class TopK:
+    """One filtering: opened and checked here; then `rank`, look at it, and `export`."""
+
+    def __init__(self, settings: TopKFilter, machine: Machine) -> None:
+        """Raises InputError for what cannot be used, before any work."""
+        self.settings = settings
+        self.machine = machine if settings.folds else replace(machine, precision="float32")
+        self.ranks_csv = settings.output_dir / f"{settings.input_npz.stem}_ranks.csv"
+        self.fingerprint = fingerprint(settings.input_npz)
+        if settings.folds:
+            self.ranked_by: dict[str, Any] = {"folds": settings.folds, "recipe": asdict(settings.fold_recipe)}
+        else:
+            baseline = folder_name(BASELINE, BASELINE, dataset_tag(settings.input_npz))
+            self.weights = settings.weights or settings.models_dir / baseline / BEST_MRR
+            self.ranked_by = {"weights_sha256": sha256(require_file(self.weights, self._how_to_train()))}
+        self.pairs = open_pairs(settings.input_npz)
+        self.decisions: ReviewDecisions | None = None
+        if settings.honour_decisions:
+            path = settings.decisions_csv or settings.output_dir / DECISIONS_CSV
+            self.decisions = ReviewDecisions(path, self.pairs, self.fingerprint)
+            self.decisions.read()  # one about other pairs ends it here
+        identity = {"input_fingerprint": self.fingerprint} | self.ranked_by
+        self.found = find_ranks(self.ranks_csv, self.pairs, identity)
+        self.made = {"input_npz": str(settings.input_npz)} | identity
+        self.table = pd.DataFrame()
+
+    def _how_to_train(self) -> str:
+        given = self.settings.input_npz
+        train_npz = "" if given == TRAIN_NPZ else f" --train-npz {given}"
+        return f"train it with `python train_mrr.py{train_npz}`, name another with --weights, or rank with --folds 5"
+
+    def describe(self) -> dict[str, Any]:
+        """The opening lines."""
+        given, recipe = self.settings, self.settings.fold_recipe
+        lines: dict[str, Any] = {"pairs": f"{given.input_npz} ({self.fingerprint})"}
+        if given.folds:
+            how = f"seed {recipe.seed}, {self.machine.precision}"
+            lines["ranked by"] = f"{given.folds} models that did not see the image, {how}"
+            lines["their recipe"] = describe(recipe, FOLD_RECIPE)
+        else:
+            lines["ranked by"] = self.weights
+            lines["it was trained on"] = self._describe_training()
+        decisions = f"{len(self.decisions.read()):,} in {self.decisions.path}" if self.decisions else "none"
+        return lines | {
+            "captions, images": f"{len(self.pairs):,}, {self.pairs.num_images:,}",
+            "kept": f"ranks up to {given.top_k}",
+            "review decisions": decisions,
+            "device": self.machine.device,
+            "ranks": f"{self.ranks_csv}{' (of these pairs by the same model: there already)' if self.found else ''}",
+        }
+
+    def _describe_training(self) -> str:
+        record = read_run(self.weights.parent)
+        if record is None:
+            return "pairs that are not recorded"
+        if record.data.train_fingerprint != self.fingerprint:
+            return "other pairs"
+        return "these pairs, so its ranks flatter them; --folds 5 ranks out of fold"
+
+    def rank(self) -> pd.DataFrame:
+        """Rank all captions, or open the ranks if they are there. Returns their table (see src.filters.ranks), which
+        `self.table` holds from now on. Raises InputError."""
+        if self.found:
+            self.table, self.made = self.found
+            return self.table
+        provenance = asdict(self.machine.provenance())
+        self.table, how = self._rank_out_of_fold() if self.settings.folds else self._rank_by_weights()
+        self.made |= provenance | how
+        save_ranks(self.ranks_csv, self.table, self.made)
+        return self.table
+
+    def _rank_out_of_fold(self) -> tuple[pd.DataFrame, dict[str, Any]]:
+        recipe, folds = self.settings.fold_recipe, self.settings.folds or 0
+        # A folder of its own for every input, number of folds, recipe and seed.
+        name = folder_name(replace(recipe, name=f"{self.fingerprint}_folds{folds}"), FOLD_RECIPE)
+        folder = self.settings.models_dir / "topk_folds" / name
+        record = DataRecord(train_npz=str(self.settings.input_npz), train_fingerprint=self.fingerprint)
+        data = TrainingData.of(self.pairs, self.machine.device, record)
+        table, runs = rank_out_of_fold(data, folds, recipe, folder, self.machine)
+        return table, {"models": str(folder), "models_mrr": [run.results.mrr for run in runs if run.results]}
+
+    def _rank_by_weights(self) -> tuple[pd.DataFrame, dict[str, Any]]:
+        translator = load_translator(self.weights, self.machine.device, of=self.pairs)
+        everything = np.arange(len(self.pairs))
+        try:
+            with tqdm(total=len(self.pairs), desc="ranking", unit="caption") as progress:
+                data = OnDevice(self.pairs, self.machine.device)
+                return rank_captions(translator, data, everything, progress.update), {"weights": str(self.weights)}
+        except NonFiniteError as error:
+            raise InputError(f"{self.weights}: {error}") from None
+
+    def keep(self, *, decided: bool = True) -> np.ndarray:
+        """Which captions to keep, (N,) bool: ranks up to k, but `decided` captions as they were decided."""
+        keep = self.table["rank"].to_numpy() <= self.settings.top_k
+        return self.decisions.apply(keep) if self.decisions and decided else keep
+
+    def export(self, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Cut, and write everything but the ranks. `arguments` are for the keep-list's provenance.
+
+        Returns the title and the lines of a summary. Raises InputError.
+        """
+        pairs, given, keep = self.pairs, self.settings, self.keep()
+        decided = list(self.decisions.read().values()) if self.decisions else []
+        changed = int((keep != self.keep(decided=False)).sum())
+        review = {"kept": decided.count(KEEP), "dropped": decided.count(DROP), "against_the_cut": changed}
+        cut = {"top_k": given.top_k, "dropped": int((~keep).sum()), "cut": given.top_k, "review_decisions": review}
+        origin = {name: self.made[name] for name in ("input_npz", "input_fingerprint")}
+        origin |= {"filter": "topk", "higher_is_better": False, "ranks": self.made}
+        origin |= {"arguments": dict(arguments), "cut": cut}
+        ranks = self.table["rank"].to_numpy()
+        keep_list = KeepList(caption_ids=pairs.caption_ids, scores=ranks, keep=keep, provenance=origin)
+
+        clean, suspect = (
+            given.output_dir / f"{given.input_npz.stem}_{part}_top{given.top_k}.npz" for part in ("clean", "suspect")
+        )
+        list_path, report = save_filtered(pairs, keep_list, clean), clean.with_suffix(".png")
+        suspect.unlink(missing_ok=True)
+        if not keep.all():
+            save_pairs(pairs.select(~keep), suspect)
+        images_root = given.images_root if given.images_root.is_dir() else None
+        name = "rank of the own image"
+        write_report(
+            report, pairs, keep_list, score_name=name, images_root=images_root, log_scale=True, cut=given.top_k
+        )
+
+        emptied = len(np.setdiff1d(pairs.image_of_caption, pairs.image_of_caption[keep]))
+        shares = ", ".join(f"{(ranks <= k).mean():.1%} in the first {k}" for k in (1, 5, 10, 50))
+        return f"kept {keep.sum():,} captions", {
+            "ranks": f"{shares}; median {np.median(ranks):g} of {pairs.num_images:,}",
+            "dropped": f"{(~keep).sum():,} of {len(pairs):,} captions; {emptied:,} images lose all of theirs",
+            "review decisions": f"{len(decided):,} honoured ({review['kept']:,} keep, {review['dropped']:,} drop), "
+            f"{changed:,} of them against the cut",
+            "clean pairs": clean,
+            "suspect pairs": "none" if keep.all() else suspect,
+            "keep-list": list_path,
+            "report": report if images_root else f"{report} (without pictures: {given.images_root} is no folder)",
+        }
