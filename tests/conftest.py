@@ -12,7 +12,7 @@ import torch
 from src.sample.dataset import make_sample
 
 REPO = Path(__file__).resolve().parents[1]
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # models as small as these are slower on more, many times so on a busy machine
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +40,7 @@ def run_script():
         first, *rest = map(str, command)
         if first != "-m":
             first = str(REPO / first)
-        environment = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "2"} | (env or {})
+        environment = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"} | (env or {})
         return subprocess.run(
             [sys.executable, first, *rest], cwd=cwd, env=environment, timeout=timeout, capture_output=True, text=True
         )

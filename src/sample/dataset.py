@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from src.common.cli import HelpFormatter, run
+from src.common.cli import HelpFormatter, run_main as run
 from src.common.files import InputError, read_json, write_json
 from src.data.pairs import Pairs, TestCaptions, save_pairs, save_test_captions
 from src.sample.encoders import encode_captions, encode_images

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from src.common.cli import HelpFormatter, run
+from src.common.cli import HelpFormatter, run_main as run
 from src.common.files import InputError, require_file
 from src.common.kaggle import kaggle
 from src.data.pairs import embedding_dims

@@ -1,19 +1,11 @@
-"""What scripts share: one line and an exit status for every end, devices, precision, the opening lines."""
+"""What scripts share: one line and an exit status for every end, help as it was typed, the opening lines."""
 
 import argparse
 
 import pytest
 import torch
 
-from src.common.cli import (
-    HelpFormatter,
-    add_device_arguments,
-    positive_int,
-    print_settings,
-    resolve_device,
-    resolve_precision,
-    run,
-)
+from src.common.cli import Parser, positive_int, print_settings, run_main
 from src.common.files import InputError
 
 
@@ -37,14 +29,14 @@ def raising(error):
 )
 def test_every_end_has_its_status_and_at_most_one_line(main, status, line, capsys):
     with pytest.raises(SystemExit) as end:
-        run(main)
+        run_main(main)
     assert end.value.code == status
     assert capsys.readouterr().err == line
 
 
 def test_a_full_gpu_ends_with_advice(capsys):
     with pytest.raises(SystemExit) as end:
-        run(raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nof details")))
+        run_main(raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nof details")))
     assert end.value.code == 2
     line = capsys.readouterr().err
     assert line.startswith("error: CUDA out of memory.")
@@ -52,29 +44,10 @@ def test_a_full_gpu_ends_with_advice(capsys):
     assert line.count("\n") == 1
 
 
-def test_our_own_mistakes_keep_their_traceback():
-    with pytest.raises(KeyError):
-        run(raising(KeyError("a bug")))
-
-
-def test_device_and_precision_are_chosen_and_checked():
-    parser = argparse.ArgumentParser(formatter_class=HelpFormatter)
-    add_device_arguments(parser)
-    args = parser.parse_args([])
-    device = resolve_device(args.device)
-    assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert resolve_precision(args.precision, device) in ("float32", "bfloat16")
-    assert resolve_precision(args.precision, torch.device("mps")) == "float32"
-    assert resolve_device("cpu") == torch.device("cpu")
-    for name in ("float32", "bfloat16"):
-        assert resolve_precision(name, torch.device("cpu")) == name
-    assert "(default: auto)" in parser.format_help()
-
-
-@pytest.mark.parametrize("name", ["abacus", "", "cpu:x", "cuda:99"])
-def test_a_device_that_is_not_there_is_named(name):
-    with pytest.raises(InputError, match=f"--device {name}: not available here"):
-        resolve_device(name)
+@pytest.mark.parametrize("error", [KeyError("a bug"), RuntimeError("a bug")])
+def test_our_own_mistakes_keep_their_traceback(error):
+    with pytest.raises(type(error)):
+        run_main(raising(error))
 
 
 def test_settings_are_printed_in_a_column(capsys):
@@ -82,13 +55,15 @@ def test_settings_are_printed_in_a_column(capsys):
     assert capsys.readouterr().out == "Training\n  data        train.npz\n  batch size  4096\n"
 
 
-def test_help_keeps_the_docstring_as_it_was_typed():
-    parser = argparse.ArgumentParser(description="One line.\n\n    a command\n", formatter_class=HelpFormatter)
+def test_help_keeps_the_docstring_as_it_was_typed_in_commands_too():
+    parser = Parser("One line.\n\n    a command\n")
     assert "One line.\n\n    a command\n" in parser.format_help()
+    command = parser.add_subparsers().add_parser("check", description="Check it.\n\n    python check\n")
+    assert "Check it.\n\n    python check\n" in command.format_help()
 
 
 def test_help_tells_every_default_once():
-    parser = argparse.ArgumentParser(formatter_class=HelpFormatter)
+    parser = Parser()
     parser.add_argument("--lr", default=0.5, help="rate")
     parser.add_argument("--seed", help="(default: the recipe's)")
     parser.add_argument("--path", help="optional")

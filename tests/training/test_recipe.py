@@ -1,8 +1,7 @@
-"""Recipes: the named ones are what DESIGN says, bad values are refused, the command line comes from the fields."""
+"""Recipes: the baseline is the one to reproduce, bad values are refused, names and files load."""
 
-import argparse
 import json
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -10,15 +9,10 @@ from src.common.files import InputError
 from src.training.recipe import (
     BASELINE,
     COMPACT,
-    ENSEMBLE_CLIP,
-    ENSEMBLE_CLIP_ADAMW,
-    ENSEMBLE_RAW,
     RECIPES,
-    Recipe,
-    add_recipe_arguments,
+    describe,
     difference,
     load_recipe,
-    override,
 )
 
 
@@ -27,12 +21,6 @@ def test_the_baseline_is_the_one_to_reproduce():
     assert (BASELINE.optimizer, BASELINE.lr, BASELINE.batch_size) == ("adam", 3e-4, 4096)
     assert (BASELINE.val_fraction, BASELINE.seed, BASELINE.epochs) == (0.1, 43, 500)
     assert BASELINE.effective_split_seed == 43
-
-
-def test_the_ensemble_recipes_state_only_their_difference():
-    assert difference(ENSEMBLE_RAW, BASELINE) == "epochs=300"
-    assert difference(ENSEMBLE_CLIP, ENSEMBLE_RAW) == ""
-    assert difference(ENSEMBLE_CLIP_ADAMW, ENSEMBLE_CLIP) == "batch_size=5000,optimizer=adamw,weight_decay=0.01"
 
 
 def test_the_compact_recipe_is_small_and_regularised():
@@ -65,27 +53,11 @@ def test_a_value_that_makes_no_sense_is_refused_by_the_name_of_its_flag(field, v
         replace(BASELINE, **{field: value})
 
 
-def test_every_field_is_a_flag_with_help_and_its_default():
-    parser = argparse.ArgumentParser()
-    add_recipe_arguments(parser, BASELINE)
-    text = " ".join(parser.format_help().split())
-    for option in fields(Recipe):
-        if option.name != "name":
-            assert "--" + option.name.replace("_", "-") in text
-            assert option.metadata["help"]
-    assert "(default: 0.0003)" in text
-
-
-def test_flags_override_the_recipe_and_nothing_else():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--device", default="auto")
-    add_recipe_arguments(parser, BASELINE, without=("seed",))
-    args = parser.parse_args(["--lr", "1e-3", "--split-seed", "7", "--negatives", "all"])
-    recipe = override(ENSEMBLE_RAW, args)
-    assert recipe == replace(ENSEMBLE_RAW, lr=1e-3, split_seed=7, negatives="all")
-    assert difference(recipe, ENSEMBLE_RAW) == "split_seed=7,negatives=all,lr=0.001"
-    with pytest.raises(SystemExit):
-        parser.parse_args(["--seed", "1"])
+def test_a_difference_is_told_field_by_field_without_seed_and_name():
+    recipe = replace(BASELINE, name="mine", seed=1, split_seed=7, lr=1e-3)
+    assert difference(recipe, BASELINE) == "split_seed=7,lr=0.001"
+    assert describe(recipe, BASELINE) == "baseline with split_seed=7,lr=0.001"
+    assert describe(BASELINE, BASELINE) == "baseline"
 
 
 def test_recipes_load_by_name_and_from_json(tmp_path):
@@ -107,5 +79,5 @@ def test_a_json_that_is_no_recipe_is_refused(tmp_path, content):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(InputError, match="ensemble_clip_adamw"):
+    with pytest.raises(InputError, match="baseline, compact"):
         load_recipe("best")

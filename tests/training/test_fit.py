@@ -1,0 +1,125 @@
+"""Training: one seed gives one history, resuming continues exactly, the schedule and the losses are the recipe's."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from src.common.files import InputError
+from src.training.fit import fit
+from src.training.machine import Machine
+from src.training.model import load_translator
+from src.training.runs import BEST_LOSS, BEST_MRR, LAST
+from tests.training.conftest import CPU, MACHINE, TINY
+
+TIMING = ("seconds", "captions_per_second")
+
+
+def run_fit(recipe, split, run_dir, **options):
+    return fit(recipe, split, run_dir, **({"machine": MACHINE, "bar": {"disable": True}} | options))
+
+
+def without_timing(history):
+    return [{name: value for name, value in row.items() if name not in TIMING} for row in history]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_one_seed_gives_one_history_to_the_last_digit(split, tmp_path, precision):
+    recipe = replace(TINY, input_noise=0.2)
+    machine = Machine(CPU, precision)
+    first = run_fit(recipe, split, tmp_path / "a", machine=machine)
+    torch.rand(7)  # what ran before does not matter
+    second = run_fit(recipe, split, tmp_path / "b", machine=machine)
+    other = run_fit(replace(recipe, seed=6), split, tmp_path / "c", machine=machine)
+    assert without_timing(first.history) == without_timing(second.history)
+    assert (tmp_path / "a" / BEST_MRR).read_bytes() == (tmp_path / "b" / BEST_MRR).read_bytes()
+    assert without_timing(first.history) != without_timing(other.history)
+
+
+def test_it_learns(split, tmp_path):
+    result = run_fit(replace(TINY, epochs=60), split, tmp_path)
+    chance = np.mean(1 / np.arange(1, 21))
+    assert result.best["mrr"] > 2 * chance
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"] / 2
+
+
+def test_the_best_epochs_are_kept_and_reload_to_the_same_figures(split, tmp_path):
+    result = run_fit(replace(TINY, epochs=30), split, tmp_path)
+    best_mrr = max(row["mrr"] for row in result.history)
+    best_loss = min(row["regression_loss"] for row in result.history)
+    assert result.best["mrr"] == best_mrr
+    assert split.validation.measure(load_translator(tmp_path / BEST_MRR))["mrr"] == best_mrr
+    assert split.validation.measure(load_translator(tmp_path / BEST_LOSS))["regression_loss"] == best_loss
+    assert result.history[result.best_loss_epoch - 1]["regression_loss"] == best_loss
+
+
+def test_history_csv_holds_every_epoch_exactly(split, tmp_path):
+    result = run_fit(TINY, split, tmp_path)
+    table = pd.read_csv(tmp_path / "history.csv")
+    assert table.to_dict("records") == result.history
+    expected = ["epoch", "train_loss", "regression_loss", "mrr", "recall_at_1", "recall_at_5", "recall_at_10", "lr"]
+    assert {*expected, *TIMING} <= set(table.columns)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("killed_in", [1, 3])
+def test_a_resumed_run_is_the_uninterrupted_run(split, tmp_path, monkeypatch, killed_in):
+    recipe = replace(TINY, input_noise=0.2, lr_schedule="cosine", lr_warmup_epochs=1.5, regression_weight=0.1)
+    monkeypatch.setattr("src.training.fit.SECONDS_BETWEEN_CHECKPOINTS", 0)
+    whole = run_fit(recipe, split, tmp_path / "whole")
+
+    def kill(row):
+        if row["epoch"] == killed_in:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_fit(recipe, split, tmp_path / "cut", on_epoch=kill)
+    assert (tmp_path / "cut" / LAST).exists()
+    resumed = run_fit(recipe, split, tmp_path / "cut", resume=True)
+    assert without_timing(resumed.history) == without_timing(whole.history)
+    assert (tmp_path / "cut" / BEST_MRR).read_bytes() == (tmp_path / "whole" / BEST_MRR).read_bytes()
+    assert (tmp_path / "cut" / BEST_LOSS).read_bytes() == (tmp_path / "whole" / BEST_LOSS).read_bytes()
+    assert not (tmp_path / "cut" / LAST).exists()
+
+
+def test_what_cannot_be_resumed_is_refused(split, tmp_path):
+    with pytest.raises(InputError, match="nothing to resume"):
+        run_fit(TINY, split, tmp_path, resume=True)
+    with pytest.raises(Killed):
+        run_fit(TINY, split, tmp_path, on_epoch=lambda row: (_ for _ in ()).throw(Killed))
+    with pytest.raises(InputError, match="another recipe"):
+        run_fit(replace(TINY, lr=2e-3), split, tmp_path, resume=True)
+    (tmp_path / LAST).write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match="not a checkpoint"):
+        run_fit(TINY, split, tmp_path, resume=True)
+
+
+class Payload:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+def test_a_checkpoint_never_executes_code(split, tmp_path, capsys):
+    torch.save(Payload(), tmp_path / LAST)
+    with pytest.raises(InputError, match="not a checkpoint"):
+        run_fit(TINY, split, tmp_path, resume=True)
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_patience_ends_the_run(split, tmp_path):
+    # A learning rate this low changes nothing that a rank could see: the first epoch stays the best.
+    result = run_fit(replace(TINY, lr=1e-12, patience=3, epochs=50), split, tmp_path)
+    assert result.best["epoch"] == 1
+    assert len(result.history) == 4
+    assert "3 epochs" in result.stopped
+    assert len(run_fit(replace(TINY, lr=1e-12, patience=0, epochs=6), split, tmp_path).history) == 6
+
+
+def test_a_diverging_run_ends_in_one_clear_error(split, tmp_path):
+    with pytest.raises(InputError, match="diverged in epoch 1"):
+        run_fit(replace(TINY, lr=1e30), split, tmp_path)

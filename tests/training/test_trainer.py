@@ -1,0 +1,67 @@
+"""One epoch: the schedule and the losses are the recipe's, as recorded before and as computed by hand."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from src.training.recipe import BASELINE, RECIPES
+from src.training.trainer import Trainer, learning_rate, ramp
+from tests.training.conftest import MACHINE, TINY
+
+
+def test_the_schedule_warms_up_and_follows_the_cosine():
+    recipe = replace(TINY, lr=1.0, epochs=12, lr_warmup_epochs=2, lr_schedule="cosine")
+    assert learning_rate(recipe, 1) == 0.5
+    assert learning_rate(recipe, 2) == 1.0
+    assert learning_rate(recipe, 7) == pytest.approx(0.5)
+    assert learning_rate(recipe, 12) == pytest.approx(0)
+    assert learning_rate(replace(recipe, lr_schedule="constant"), 12) == 1.0
+    assert learning_rate(replace(recipe, epochs=2), 2.5) == 0  # all of it was warm-up
+    assert [ramp(progress, 4) for progress in (1, 4, 9)] == [0.25, 1, 1]
+    assert ramp(0.1, 0) == 1
+
+
+def test_all_negatives_equal_the_batch_when_the_batch_is_everything(split):
+    recipe = replace(TINY, dropout=0.0, batch_size=10_000)
+    losses = []
+    for negatives in ("batch", "all"):
+        trainer = Trainer(replace(recipe, negatives=negatives), split.train, MACHINE)
+        losses.append(trainer.train_epoch(1, lambda: None)["train_loss"])
+    # `all` also shows the few images that have no caption: a little harder.
+    pairs = split.train.of.pairs
+    captioned = split.train.of.part(np.isin(np.arange(60), pairs.image_of_caption))
+    trainer = Trainer(replace(recipe, negatives="all"), captioned, MACHINE)
+    assert trainer.train_epoch(1, lambda: None)["train_loss"] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[1] >= losses[0]
+
+
+def test_the_regression_term_and_its_warm_up(split):
+    recipe = replace(TINY, dropout=0.0, batch_size=10_000, infonce_weight=0.0, regression_weight=2.0)
+    trainer = Trainer(recipe, split.train, MACHINE)
+    before = split.train.measure(trainer.translator)["regression_loss"]
+    assert trainer.train_epoch(1, lambda: None)["train_loss"] == pytest.approx(2 * before, rel=1e-5)
+    warm = Trainer(replace(recipe, regression_warmup_epochs=4), split.train, MACHINE)
+    assert warm.train_epoch(1, lambda: None)["train_loss"] == pytest.approx(before / 2, rel=1e-5)
+
+
+GOLDEN = {
+    "baseline": [41.8223876953125, 36.23658447265625, 35.63492431640625],
+    "compact": [16.31595458984375, 14.814788818359375, 14.295039876302083],
+    "baseline, AdamW, 5,000": [43.13953450520833, 40.76370442708333, 39.09022216796875],
+}
+GOLDEN_RECIPES = RECIPES | {
+    "baseline, AdamW, 5,000": replace(BASELINE, batch_size=5000, optimizer="adamw", weight_decay=1e-2)
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_losses(split, name):
+    """Three epochs of each named recipe on the tiny pairs, as recorded: a refactoring must not move them."""
+    recipe = GOLDEN_RECIPES[name]
+    recipe = replace(recipe, hidden_dim=32, batch_size=recipe.batch_size // 128, seed=5)
+    trainer = Trainer(recipe, split.train, MACHINE)
+    losses = [trainer.train_epoch(epoch, lambda: None)["train_loss"] for epoch in (1, 2, 3)]
+    assert all(map(math.isfinite, losses))
+    assert losses == pytest.approx(GOLDEN[name], rel=1e-4)
