@@ -6,7 +6,7 @@ A resumed run continues exactly as if it had never stopped.
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Best:
 
     value: float
     epoch: int = 0
-    weights: dict[str, Tensor] | None = None
+    weights: dict[str, Tensor] = field(default_factory=dict)
 
     def offer(self, value: float, epoch: int, translator: Translator) -> None:
         self.value, self.epoch = value, epoch

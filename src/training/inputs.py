@@ -119,18 +119,20 @@ class TrainingData:
     @classmethod
     def of(cls, pairs: Pairs, device: torch.device, record: DataRecord = DataRecord()) -> "TrainingData":  # noqa: B008
         """Pairs that are in memory, all of them."""
-        sizes = {"train_captions": len(pairs), "train_images": pairs.num_images}
-        everything = np.ones(pairs.num_images, np.bool_)
-        return cls(train=OnDevice(pairs, device), images=everything, record=replace(record, **sizes))
+        record = replace(record, train_captions=len(pairs), train_images=pairs.num_images)
+        return cls(train=OnDevice(pairs, device), images=np.ones(pairs.num_images, np.bool_), record=record)
 
     def without(self, images: np.ndarray, part: str) -> "TrainingData":
         """The same data without some images, (M,) bool. They are no longer the whole file: their fingerprint names the
         `part`, so that nobody takes a run on it for one on the file."""
         images = self.images & ~images
-        captions = int(images[self.train.pairs.image_of_caption].sum())
-        fingerprint = f"{self.record.train_fingerprint} without {part}"
-        sizes = {"train_captions": captions, "train_images": int(images.sum())}
-        return replace(self, images=images, record=replace(self.record, train_fingerprint=fingerprint, **sizes))
+        record = replace(
+            self.record,
+            train_fingerprint=f"{self.record.train_fingerprint} without {part}",
+            train_captions=int(images[self.train.pairs.image_of_caption].sum()),
+            train_images=int(images.sum()),
+        )
+        return replace(self, images=images, record=record)
 
     def split(self, fraction: float, seed: int) -> Split:
         """Split by image name. Raises InputError if either side has no captions."""
@@ -162,8 +164,7 @@ def open_training_data(paths: DataPaths, device: torch.device) -> TrainingData:
     record = DataRecord(train_npz=str(paths.train_npz), train_fingerprint=fingerprint(paths.train_npz))
     if paths.keep_list:
         pairs = apply_keep_list(pairs, paths.keep_list)
-        keep_list = {"keep_list": str(paths.keep_list), "keep_list_fingerprint": fingerprint(paths.keep_list)}
-        record = replace(record, **keep_list)
+        record = replace(record, keep_list=str(paths.keep_list), keep_list_fingerprint=fingerprint(paths.keep_list))
     validation = test = None
     if paths.val_npz:
         validation = open_pairs(paths.val_npz)

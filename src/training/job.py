@@ -53,12 +53,11 @@ def train_run(
     """
     state_of(run_dir, recipe, data.record)
     split = data.split(recipe.val_fraction, recipe.effective_split_seed)
-    sizes = {"val_captions": len(split.validation), "val_images": len(split.validation.images)}
     record = RunRecord(
         run_name=run_dir.name,
         status=RUNNING,
         recipe=recipe,
-        data=replace(data.record, **sizes),
+        data=replace(data.record, val_captions=len(split.validation), val_images=len(split.validation.images)),
         provenance=machine.provenance(),
     )
     write_run(run_dir, record)
@@ -109,8 +108,10 @@ def predict_test(translator: Translator, test: TestCaptions, path: Path) -> File
 
 def predict_again(run_dir: Path, data: TrainingData, submission: Path, device: torch.device) -> None:
     """Write the submission of a finished run from its weights, and record it."""
-    written = predict_test(load_translator(run_dir / BEST_MRR, device), data.test, submission)
     record, test = read_run(run_dir), data.record
+    assert record is not None, "its run is finished"
+    assert data.test is not None, "there is something to predict"
+    written = predict_test(load_translator(run_dir / BEST_MRR, device), data.test, submission)
     predicted = replace(record.data, test_npz=test.test_npz, test_fingerprint=test.test_fingerprint)
     write_run(run_dir, replace(record, data=predicted, submission=written))
 

@@ -25,7 +25,7 @@ class Dropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or self.p == 0 or input.device.type != "cpu":
             return super().forward(input)
-        draws = np.random.SFC64(torch.randint(2**63 - 1, ()).item()).random_raw(-(-input.numel() // 4))
+        draws = np.random.SFC64(int(torch.randint(2**63 - 1, ()))).random_raw(-(-input.numel() // 4))
         lanes = torch.from_numpy(draws.view(np.int16)[: input.numel()]).view(input.shape)
         kept = torch.ge(lanes, round(self.p * 2**16) - 2**15, out=torch.empty_like(input, requires_grad=False))
         return input * kept.mul_(1 / (1 - self.p))

@@ -1,0 +1,145 @@
+"""What a job reads: splits are indices over data uploaded once, and mean what copies of the data would."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from src.common.files import InputError
+from src.data.keep_lists import KeepList, save_keep_list
+from src.data.pairs import TestCaptions, fingerprint, save_pairs, save_test_captions
+from src.data.splits import validation_images
+from src.training.inputs import DataPaths, OnDevice, TrainingData, dataset_tag, open_training_data
+from src.training.runs import DataRecord
+from tests.training.conftest import CPU, tiny_pairs
+
+
+@pytest.fixture
+def pairs():
+    """60 images, 240 captions; some images have none."""
+    return tiny_pairs(1, 60)
+
+
+def assert_is_a_copy(part, expected):
+    """A part shows what `expected`, pairs of its own, holds."""
+    torch.testing.assert_close(part.text_nT, torch.from_numpy(expected.text_embeddings), rtol=0, atol=0)
+    torch.testing.assert_close(part.gallery_mV, torch.from_numpy(expected.image_embeddings), rtol=0, atol=0)
+    assert part.target_n.tolist() == expected.image_of_caption.tolist()
+    assert len(part) == len(expected)
+
+
+def test_a_part_is_some_images_with_all_of_their_captions(pairs):
+    chosen = np.random.default_rng(0).random(60) < 0.4
+    assert_is_a_copy(OnDevice(pairs, CPU).part(chosen), pairs.select_images(chosen))
+
+
+def test_in_turns_the_first_captions_of_all_images_come_first(pairs):
+    part = OnDevice(pairs, CPU).part(np.ones(60, bool), turns=True)
+    targets, captions = part.target_n.tolist(), part.captions.tolist()
+    turn = [targets[:place].count(image) for place, image in enumerate(targets)]
+    assert list(zip(turn, targets, strict=True)) == sorted(zip(turn, targets, strict=True))
+    for image in set(targets):
+        own = [caption for caption, target in zip(captions, targets, strict=True) if target == image]
+        assert own == sorted(own), "those of one image in the order of the file"
+
+
+def test_on_the_cpu_nothing_is_copied(pairs):
+    data = OnDevice(pairs, CPU)
+    assert np.shares_memory(data.text_NT.numpy(), pairs.text_embeddings)
+    assert np.shares_memory(data.image_MV.numpy(), pairs.image_embeddings)
+
+
+def test_a_split_trains_and_validates_on_different_images_of_one_upload(pairs):
+    data = TrainingData.of(pairs, CPU)
+    split = data.split(0.2, 7)
+    validates = validation_images(pairs.image_names, 0.2, 7)
+    assert_is_a_copy(split.train, pairs.select_images(~validates))
+    assert split.validation.images.tolist() == np.flatnonzero(validates).tolist()
+    assert sorted(split.validation.captions.tolist()) == np.flatnonzero(validates[pairs.image_of_caption]).tolist()
+    assert split.own_validation is None
+    assert split.train.of is split.validation.of is data.train
+
+
+def test_a_filtered_file_validates_on_all_captions_of_its_validation_images(pairs):
+    filtered = pairs.select(np.arange(240) % 3 > 0)
+    data = replace(TrainingData.of(filtered, CPU), validation=OnDevice(pairs, CPU))
+    split = data.split(0.2, 7)
+    unfiltered = TrainingData.of(pairs, CPU).split(0.2, 7)
+    assert split.validation.captions.tolist() == unfiltered.validation.captions.tolist()
+    assert split.own_validation.images.tolist() == split.validation.images.tolist()
+    assert len(split.own_validation) < len(split.validation)
+    assert_is_a_copy(split.train, filtered.select_images(~validation_images(pairs.image_names, 0.2, 7)))
+
+
+def test_with_a_validation_set_of_its_own_every_image_trains(pairs):
+    others = replace(tiny_pairs(2, 20), image_names=np.array([f"other {i}" for i in range(20)], object))
+    split = replace(TrainingData.of(pairs, CPU), validation=OnDevice(others, CPU)).split(0.2, 7)
+    assert_is_a_copy(split.train, pairs)
+    assert sorted(split.validation.captions.tolist()) == list(range(80))
+    assert split.own_validation is None
+
+
+def test_data_without_some_images_split_as_if_these_had_never_been_there(pairs):
+    record = DataRecord(train_npz="a.npz", train_fingerprint="0123")
+    fold = np.arange(60) % 3 == 0
+    rest = TrainingData.of(pairs, CPU, record).without(fold, "fold 1 of 3")
+    copied = pairs.select_images(~fold)
+    split, expected = rest.split(0.2, 7), TrainingData.of(copied, CPU).split(0.2, 7)
+    for part, alone in ((split.train, expected.train), (split.validation, expected.validation)):
+        torch.testing.assert_close(part.text_nT, alone.text_nT, rtol=0, atol=0)
+        assert part.target_n.tolist() == alone.target_n.tolist()
+    assert rest.record.train_fingerprint == "0123 without fold 1 of 3"
+    assert (rest.record.train_captions, rest.record.train_images) == (len(copied), 40)
+
+
+def test_a_split_that_leaves_nothing_to_train_on_is_refused(pairs):
+    validates = validation_images(pairs.image_names, 0.5, 0)
+    only_validating = pairs.select(validates[pairs.image_of_caption])
+    with pytest.raises(InputError, match="no captions to train or to validate"):
+        TrainingData.of(only_validating, CPU).split(0.5, 0)
+
+
+@pytest.fixture
+def files(pairs, tmp_path):
+    save_pairs(pairs, tmp_path / "train.npz")
+    test = TestCaptions(
+        caption_ids=np.arange(3),
+        caption_texts=np.array(["a", "b", "c"], object),
+        text_embeddings=np.ones((3, 8), np.float32),
+    )
+    save_test_captions(test, tmp_path / "test.npz")
+    return DataPaths(train_npz=tmp_path / "train.npz", test_npz=tmp_path / "test.npz")
+
+
+def test_all_files_of_a_job_are_opened_and_recorded(pairs, files, tmp_path):
+    keep = np.arange(240) % 2 == 0
+    origin = {"input_fingerprint": fingerprint(files.train_npz), "higher_is_better": True}
+    keep_list = KeepList(caption_ids=pairs.caption_ids, scores=np.zeros(240), keep=keep, provenance=origin)
+    save_keep_list(keep_list, tmp_path / "half.keep.npz")
+    paths = replace(files, keep_list=tmp_path / "half.keep.npz", val_npz=files.train_npz)
+    data = open_training_data(paths, CPU)
+    assert (len(data.train.pairs), len(data.validation.pairs), len(data.test)) == (120, 240, 3)
+    record = data.record
+    assert (record.train_captions, record.train_images) == (120, 60)
+    assert record.train_fingerprint == record.val_fingerprint == fingerprint(files.train_npz)
+    assert record.keep_list_fingerprint == fingerprint(paths.keep_list)
+    assert record.test_npz == str(files.test_npz)
+    assert open_training_data(replace(files, test_npz=None), CPU).test is None
+
+
+def test_embeddings_of_other_widths_are_refused(pairs, files, tmp_path):
+    save_pairs(replace(pairs, text_embeddings=pairs.text_embeddings[:, :5]), tmp_path / "narrow.npz")
+    save_pairs(replace(pairs, image_embeddings=pairs.image_embeddings[:, :5]), tmp_path / "flat.npz")
+    for changes, what in (
+        ({"train_npz": tmp_path / "narrow.npz"}, r"test\.npz: its caption embeddings are 8 wide; .* 5"),
+        ({"val_npz": tmp_path / "flat.npz"}, r"flat\.npz: its image embeddings are 5 wide; .* 12"),
+    ):
+        with pytest.raises(InputError, match=what):
+            open_training_data(replace(files, **changes), CPU)
+
+
+def test_a_dataset_is_called_after_its_file_and_folder():
+    assert dataset_tag(Path("data/train/train.npz")) == "train"
+    assert dataset_tag(Path("else/visual/train.npz")) == "visual-train"
