@@ -61,7 +61,8 @@ class Recipe:
         for option in fields(self):
             value, flag = getattr(self, option.name), flag_of(option.name)
             choices, low, kinds = option.metadata["choices"], option.metadata["low"], types_of(option.type)
-            if isinstance(value, bool) or not isinstance(value, (*kinds, int) if float in kinds else kinds):
+            accepted: Any = (*kinds, int) if float in kinds else kinds
+            if isinstance(value, bool) or not isinstance(value, accepted):
                 raise InputError(f"{flag} {value!r}: expected {' or '.join(kind.__name__ for kind in kinds)}")
             if choices and value not in choices:
                 raise InputError(f"{flag} {value}: expected one of {', '.join(choices)}")

@@ -130,11 +130,10 @@ def read_run(run_dir: Path) -> RunRecord | None:
     path = run_dir / RUN_JSON
     if not path.exists():
         return None
-    values = read_json(path)
+    values: Any = read_json(path)
     if not isinstance(values, dict) or not {"recipe", "data", "status"} <= values.keys():
         raise InputError(f"{path}: not a run's record; move the folder away")
     try:
-        values = {"run_name": run_dir.name} | values
         parts = {
             "recipe": recorded_recipe(values["recipe"]),
             "data": DataRecord(**_known(DataRecord, values["data"])),
@@ -142,7 +141,7 @@ def read_run(run_dir: Path) -> RunRecord | None:
             "results": _read_results(values["results"]) if "results" in values else None,
             "submission": FileRecord(**values["submission"]) if "submission" in values else None,
         }
-        return RunRecord(**(_known(RunRecord, values) | parts))
+        return RunRecord(**({"run_name": run_dir.name} | _known(RunRecord, values) | parts))
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: not a run's record ({error}); move the folder away") from None
 
