@@ -11,7 +11,6 @@ in turns on the same data, and the best time of each counts. The floor is what t
 measured in the same run. Nothing here passes or fails: figures depend on the machine.
 """
 
-import argparse
 import os
 import tempfile
 from functools import cache
@@ -21,17 +20,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from src.common.cli import (
-    TRAIN_NPZ,
-    HelpFormatter,
-    add_device_arguments,
-    print_settings,
-    resolve_device,
-    resolve_precision,
-    run,
-)
+from src.common.cli import TRAIN_NPZ, Parser, add_machine_arguments, print_settings, run_main
 from src.common.files import require_file
 from src.data.npz import zlib
+from src.training.machine import choose_machine
 from src.training.recipe import BASELINE, RECIPES, load_recipe
 from tests.benchmarks.measuring import Row, Sizes, describe_cpu
 from tests.benchmarks.opening import make_train_npz, measure_opening
@@ -62,7 +54,7 @@ HEADER = ["work", "size", "reference", "ours", "ratio", "floor (ours / floor)"]
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = Parser(__doc__)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--full", action="store_true", help="the challenge's size, and the long rows too")
     size.add_argument("--tiny", action="store_true", help="seconds, to see that it runs; the figures mean nothing")
@@ -75,13 +67,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--time-to-mrr", type=Path, default=TRAIN_NPZ, metavar="NPZ", help="data of the last row")
     parser.add_argument("--recipe", default=FASTEST_RECIPE, help=f"ours in that row: {', '.join(RECIPES)} or a file")
-    add_device_arguments(parser)
+    add_machine_arguments(parser)
     args = parser.parse_args(argv)
 
     sizes = FULL if args.full else TINY if args.tiny else DEFAULT
     wanted = args.only or [row for row in ROWS if args.full or row not in LONG]
-    device = resolve_device(args.device)
-    precision = resolve_precision(args.precision, device)
+    machine = choose_machine(args.device, args.precision)
+    device = machine.device
     recipe = load_recipe(args.recipe)
     if "time-to-mrr" in wanted:
         require_file(args.time_to_mrr)
@@ -92,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
             "CPU": f"{describe_cpu()}, {torch.get_num_threads()} threads used",
             "GPU": torch.cuda.get_device_name(device) if device.type == "cuda" else "none",
             "versions": f"{packages}, inflating with {zlib.__name__}",
-            "device, default precision": f"{device}, {precision}",
+            "device, default precision": machine,
             "repeats": f"{sizes.repeats}, in turns; the best of each counts",
             "load before": f"{os.getloadavg()[0]:.1f} processes; others than this one make the times longer",
         },
@@ -106,12 +98,12 @@ def main(argv: list[str] | None = None) -> None:
 
         measure = {
             "open": lambda: measure_opening(train_npz(), sizes),
-            "step": lambda: measure_steps(sizes, device, precision),
+            "step": lambda: measure_steps(sizes, machine),
             "ranks": lambda: measure_ranking(sizes, device),
             "csv": lambda: measure_submissions(folder, sizes),
-            "gpu": lambda: measure_gpu(sizes, device, precision),
+            "gpu": lambda: measure_gpu(sizes, machine),
             "memory": lambda: measure_memory(train_npz(), sizes),
-            "time-to-mrr": lambda: measure_time_to_mrr(args.time_to_mrr, BASELINE, recipe, precision, device),
+            "time-to-mrr": lambda: measure_time_to_mrr(args.time_to_mrr, BASELINE, recipe, machine),
         }
         rows = []
         try:
@@ -136,4 +128,4 @@ def print_table(rows: list[Row]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

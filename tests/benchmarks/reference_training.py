@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from src.data.pairs import Pairs
+from src.training.inputs import Part
 from src.training.recipe import Recipe
 
 
@@ -89,9 +89,9 @@ class ReferenceTrainer:
         return float(np.mean(losses))
 
     @torch.no_grad()
-    def predict(self, text: np.ndarray, batch_size: int = 4096) -> Tensor:
+    def predict(self, text: Tensor, batch_size: int = 4096) -> Tensor:
         self.model.eval()
-        return torch.cat([self.model(part.to(self.device)) for part in torch.from_numpy(text).split(batch_size)])
+        return torch.cat([self.model(part.to(self.device)) for part in text.split(batch_size)])
 
 
 def ranks(prediction: Tensor, gallery: Tensor, target: Tensor) -> Tensor:
@@ -104,19 +104,18 @@ def ranks(prediction: Tensor, gallery: Tensor, target: Tensor) -> Tensor:
     return torch.tensor(found)
 
 
-def mrr_by_time(trainer: ReferenceTrainer, validation: Pairs, recipe: Recipe) -> list[tuple[float, float]]:
+def mrr_by_time(trainer: ReferenceTrainer, validation: Part, recipe: Recipe) -> list[tuple[float, float]]:
     """Train until the recipe's epochs or its patience are over.
 
     Returns (validation MRR, seconds since the start) after each epoch.
     """
-    gallery = torch.from_numpy(validation.image_embeddings).to(trainer.device)
-    target = torch.from_numpy(validation.image_of_caption).to(trainer.device)
+    text, gallery, target = validation.text_nT, validation.gallery_mV, validation.target_n
     history, best, best_epoch, started = [], 0.0, 0, time.perf_counter()
     for epoch in range(1, recipe.epochs + 1):
         if recipe.patience and epoch - 1 - best_epoch >= recipe.patience:
             break
         trainer.train_epoch()
-        mrr = float((1 / ranks(trainer.predict(validation.text_embeddings), gallery, target)).mean())
+        mrr = float((1 / ranks(trainer.predict(text), gallery, target)).mean())
         history.append((mrr, time.perf_counter() - started))
         if mrr > best:
             best, best_epoch = mrr, epoch

@@ -8,19 +8,20 @@ import torch
 
 from src.common.files import InputError
 from src.data.pairs import open_pairs
+from src.data.submissions import read_submission, write_submission
 from src.ensembles.averaging import average
-from src.submission import read_submission, write_submission
-from src.training.fit import Trainer
 from src.training.loss import multi_positive_infonce
+from src.training.machine import Machine
 from src.training.metrics import retrieval_ranks
 from src.training.model import Translator
 from src.training.recipe import BASELINE
+from src.training.trainer import Trainer
 from tests.benchmarks import reference_files, reference_training
 from tests.benchmarks.__main__ import HEADER, TINY, main
 from tests.benchmarks.measuring import Cost, Row, in_own_process
 from tests.benchmarks.opening import lack_of_memory, make_train_npz
 from tests.benchmarks.time_to_mrr import measure_time_to_mrr
-from tests.benchmarks.training import random_pairs, reference_trainer, split_of
+from tests.benchmarks.training import random_pairs, reference_trainer, split_of, whole
 
 CPU = torch.device("cpu")
 SMALL = replace(BASELINE, hidden_dim=16, batch_size=500, epochs=3)
@@ -55,8 +56,8 @@ def test_the_loss_and_its_gradient_are_ours():
 
 def test_the_reference_trains_as_we_do():
     recipe = replace(SMALL, dropout=0.0, batch_size=100, lr=1e-3, tau=0.1)  # all in one batch: its order is no matter
-    pairs = random_pairs(100, 20, TINY)
-    ours, plain = Trainer(recipe, pairs, CPU, "float32"), reference_trainer(pairs, recipe, CPU)
+    train = whole(random_pairs(100, 20, TINY), CPU)
+    ours, plain = Trainer(recipe, train, Machine(CPU)), reference_trainer(train, recipe, CPU)
     plain.model.load_state_dict(ours.translator.state_dict())
     losses = [ours.train_epoch(epoch, lambda: None)["train_loss"] for epoch in range(1, 6)]
     assert [plain.train_epoch() for _ in losses] == pytest.approx(losses, rel=1e-4)
@@ -124,7 +125,7 @@ def test_the_time_to_the_baselines_mrr(sample):
     longer = replace(baseline, name="longer", epochs=60)
     hopeless = replace(baseline, name="hopeless", epochs=2, lr=1e-12)
     for recipe, ending in ((longer, "recipe longer, float32, reached"), (hopeless, "NOT reached in 2 epochs")):
-        (row,) = measure_time_to_mrr(train_npz, baseline, recipe, "float32", CPU)
+        (row,) = measure_time_to_mrr(train_npz, baseline, recipe, Machine(CPU))
         assert ending in row.note
         assert (row.ours.seconds is None) == (recipe is hopeless)
         assert row.reference.seconds > 0
@@ -132,7 +133,7 @@ def test_the_time_to_the_baselines_mrr(sample):
 
 def test_patience_ends_the_reference(sample):
     patient = replace(SMALL, lr=1e-12, epochs=9, patience=2)  # nothing changes: the first epoch stays the best
-    split = split_of(open_pairs(sample / "train/train.npz"), patient)
+    split = split_of(open_pairs(sample / "train/train.npz"), patient, CPU)
     trainer = reference_trainer(split.train, patient, CPU)
     assert len(reference_training.mrr_by_time(trainer, split.validation, patient)) == 3
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src.common.cli import resolve_precision
 from src.data.pairs import Pairs, open_pairs
 from src.training.batching import ImageGroups
-from src.training.fit import OnDevice, Trainer, fit
-from src.training.inputs import Split, TrainingData
+from src.training.fit import fit
+from src.training.inputs import OnDevice, Part, Split, TrainingData
+from src.training.machine import Machine, choose_machine
 from src.training.recipe import BASELINE, Recipe
+from src.training.trainer import Trainer
 from tests.benchmarks.measuring import Cost, Row, Sizes, best_seconds, format_seconds, in_own_process
 from tests.benchmarks.opening import lack_of_memory
 from tests.benchmarks.reference_files import open_train
@@ -44,8 +45,13 @@ def recipe_of(sizes: Sizes) -> Recipe:
     return replace(BASELINE, hidden_dim=sizes.hidden_dim, batch_size=sizes.batch_size)
 
 
-def reference_trainer(pairs: Pairs, recipe: Recipe, device: torch.device) -> ReferenceTrainer:
-    return ReferenceTrainer(pairs.text_embeddings, pairs.image_embeddings, pairs.image_of_caption, recipe, device)
+def whole(pairs: Pairs, device: torch.device) -> Part:
+    return OnDevice(pairs, device).part(np.ones(pairs.num_images, np.bool_))
+
+
+def reference_trainer(train: Part, recipe: Recipe, device: torch.device) -> ReferenceTrainer:
+    arrays = (tensor.cpu().numpy() for tensor in (train.text_nT, train.gallery_mV, train.target_n))
+    return ReferenceTrainer(*arrays, recipe, device)
 
 
 def matrix_rate(precision: str, device: torch.device, sizes: Sizes) -> float:
@@ -77,9 +83,9 @@ def step_floor(captions: int, images: int, sizes: Sizes, rates: dict[str, float]
     return layers / rates[precision] + logits / rates["float32"]
 
 
-def measure_steps(sizes: Sizes, device: torch.device, precision: str) -> list[Row]:
+def measure_steps(sizes: Sizes, machine: Machine) -> list[Row]:
     """One step in the default precision and in float32, each in its own process: ours changes how malloc works."""
-    precisions = list(dict.fromkeys([precision, "float32"]))
+    device, precisions = machine.device, list(dict.fromkeys([machine.precision, "float32"]))
     costs = {name: [] for name in ("reference", *precisions)}
     for _ in range(sizes.repeats):
         for name, seconds in costs.items():
@@ -108,11 +114,11 @@ def step_seconds(trainer: str, device_name: str, sizes: dict[str, int]) -> float
     sizes, device = Sizes(**sizes), torch.device(device_name)
     steps = 20 if device.type == "cuda" else 1
     images = steps * (sizes.batch_size // CAPTIONS_AN_IMAGE)
-    pairs, recipe = random_pairs(images * CAPTIONS_AN_IMAGE, images, sizes), recipe_of(sizes)
+    train, recipe = whole(random_pairs(images * CAPTIONS_AN_IMAGE, images, sizes), device), recipe_of(sizes)
     if trainer == "reference":
-        work = reference_trainer(pairs, recipe, device).train_epoch
+        work = reference_trainer(train, recipe, device).train_epoch
     else:
-        work = partial(Trainer(recipe, pairs, device, trainer).train_epoch, 1, lambda: None)
+        work = partial(Trainer(recipe, train, Machine(device, trainer)).train_epoch, 1, lambda: None)
     return best_seconds(3, work=work)["work"] / steps
 
 
@@ -120,20 +126,20 @@ def format_rate(rate: float) -> str:
     return f"{rate / 1e12:.3g} TFLOP/s"
 
 
-def measure_gpu(sizes: Sizes, device: torch.device, precision: str) -> list[Row]:
+def measure_gpu(sizes: Sizes, machine: Machine) -> list[Row]:
     """An epoch of all training captions, and what follows from it for a seed and for all members."""
-    title = "epoch on a GPU"
+    title, device, precision = "epoch on a GPU", machine.device, machine.precision
     if device.type != "cuda":
         return [Row(work=title, size="needs a GPU")]
     pairs = random_pairs(sizes.captions, sizes.images, sizes)
     recipe = recipe_of(sizes)
-    split = split_of(pairs, recipe)
+    split = split_of(pairs, recipe, device)
 
     def run_ours() -> dict[str, float]:
-        trainer, validation = Trainer(recipe, split.train, device, precision), OnDevice(split.validation, device)
+        trainer = Trainer(recipe, split.train, machine)
         works = {
             "epoch": partial(trainer.train_epoch, 1, lambda: None),
-            "validation": lambda: validation.measure(trainer.translator),
+            "validation": lambda: split.validation.measure(trainer.translator),
         }
         return best_seconds(sizes.repeats, **works)
 
@@ -141,9 +147,10 @@ def measure_gpu(sizes: Sizes, device: torch.device, precision: str) -> list[Row]
         return best_seconds(sizes.repeats, epoch=reference_trainer(split.train, recipe, device).train_epoch)
 
     (ours, peak), (reference, reference_peak) = (with_gpu_peak(work, device) for work in (run_ours, run_reference))
-    captions, batches = len(split.train), ImageGroups(split.train.image_of_caption, recipe.batch_size).num_batches
+    groups = ImageGroups(split.train.target_n.cpu().numpy(), recipe.batch_size)
+    captions, batches = len(split.train), groups.num_batches
     rates = {name: matrix_rate(name, device, sizes) for name in dict.fromkeys((precision, "float32"))}
-    images = split.train.num_images // batches
+    images = len(split.train.images) // batches
     at_peak = step_floor(captions, images, sizes, {precision: rates[precision], "float32": rates[precision]}, precision)
     seed = SEED_EPOCHS * sum(ours.values())
     return [
@@ -167,9 +174,8 @@ def with_gpu_peak(work: Callable[[], dict[str, float]], device: torch.device) ->
     return work(), torch.cuda.max_memory_allocated(device)
 
 
-def split_of(pairs: Pairs, recipe: Recipe) -> Split:
-    data = TrainingData(pairs=pairs, validation=None, test=None, tag="", record={})
-    return data.split(recipe.val_fraction, recipe.effective_split_seed)
+def split_of(pairs: Pairs, recipe: Recipe, device: torch.device) -> Split:
+    return TrainingData.of(pairs, device).split(recipe.val_fraction, recipe.effective_split_seed)
 
 
 def measure_memory(train_npz: Path, sizes: Sizes) -> list[Row]:
@@ -192,10 +198,10 @@ def measure_memory(train_npz: Path, sizes: Sizes) -> list[Row]:
 
 
 def train_once(train_npz: str, **changes: int) -> None:
-    recipe, device = replace(BASELINE, epochs=1, **changes), torch.device("cpu")
-    split, precision = split_of(open_pairs(train_npz), recipe), resolve_precision("auto", device)
+    recipe, machine = replace(BASELINE, epochs=1, **changes), choose_machine("cpu")
+    split = split_of(open_pairs(train_npz), recipe, machine.device)
     with tempfile.TemporaryDirectory() as folder:
-        fit(recipe, split, Path(folder), device=device, precision=precision, identity={})
+        fit(recipe, split, Path(folder), machine=machine)
 
 
 def train_reference_once(train_npz: str, **changes: int) -> None:
