@@ -130,6 +130,7 @@ def test_what_cannot_be_used_ends_in_one_line(flags, run_script, tmp_path):
     assert read_run(tmp_path / "models/quick").status == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.flickr8k
 @pytest.mark.parametrize("part", ["visual", "language"])
 def test_real_data_train_unchanged(run_script, flickr8k, tmp_path, part):

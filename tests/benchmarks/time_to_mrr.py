@@ -56,6 +56,7 @@ def measure_time_to_mrr(train_npz: Path, baseline: Recipe, recipe: Recipe, machi
             ours=Cost(ours if reached else None),
             note=f"validation MRR {target:.4f}; reference: baseline recipe, best after epoch "
             f"{1 + [mrr for mrr, _ in history].index(target)}, patience over after {len(history)} in {whole:.0f} s; "
-            f"ours: recipe {recipe.name}, {machine.precision}, {ending}; validation after every epoch in both; run once",
+            f"ours: recipe {recipe.name}, {machine.precision}, {ending}; validation after every "
+            "epoch in both; run once",
         )
     ]
