@@ -3,7 +3,7 @@
     python -m tests.benchmarks                           # a few minutes
     python -m tests.benchmarks --full                    # the challenge's size: an hour, 18 GB of memory, 4 GB of disk
     python -m tests.benchmarks --only open ranks         # some rows
-    python -m tests.benchmarks --only time-to-mrr --time-to-mrr ../shared/flickr8k/language/train.npz
+    python -m tests.benchmarks --only time-to-mrr --time-to-mrr language/train.npz
 
 The reference (tests/benchmarks/reference_*.py) loads with dict(np.load) and dense labels, trains with a DataLoader over
 a TensorDataset, N×N logits and float32 Adam, ranks caption by caption, and reads CSVs with ast.literal_eval. Both run
