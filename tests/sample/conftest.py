@@ -22,6 +22,10 @@ def made(tmp_path_factory) -> Path:
 @pytest.fixture
 def quick(monkeypatch) -> None:
     """Grey pictures and empty embeddings, where what counts is where files go."""
+    make_quick(monkeypatch)
+
+
+def make_quick(monkeypatch) -> None:
     monkeypatch.setattr(dataset, "paint", lambda scene, rng: np.full((8, 8, 3), rng.integers(256), np.uint8))
     for encode in ("encode_captions", "encode_images"):
         monkeypatch.setattr(dataset, encode, lambda items: np.zeros((len(items), 1), np.float32))

@@ -13,6 +13,7 @@ import pytest
 
 from src.common.files import InputError
 from src.data.pairs import open_pairs, open_test_captions, save_pairs, save_test_captions
+from src.sample import dataset
 from src.sample.dataset import is_sample
 from src.sample.prepare import main
 from tests.conftest import assert_input_error
@@ -319,8 +320,10 @@ def test_without_the_kaggle_command_one_line_says_what_to_do(prepare, data_dir, 
 # ------------------------------------------------------------------------------------------------------- the sample
 
 
-def test_without_anything_the_sample_is_made_and_left(prepare, quick, data_dir):
-    assert "made the sample (scale 1, seed 0: 920 training images" in prepare()
+def test_without_anything_the_sample_is_made_and_left(prepare, quick, data_dir, monkeypatch):
+    monkeypatch.setattr(dataset, "TRAIN_IMAGES", 40)
+    monkeypatch.setattr(dataset, "TEST_IMAGES", 10)
+    assert "made the sample (scale 1, seed 0: 40 training images with 200 captions" in prepare()
     assert is_sample(data_dir)
     before = contents(data_dir)
     assert "the sample is there already (scale 1, seed 0" in prepare()

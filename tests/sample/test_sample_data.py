@@ -18,7 +18,7 @@ from src.sample.dataset import FILES, MARKER, is_sample, make_sample, remove_sam
 from src.sample.encoders import encode_captions, encode_images
 from src.sample.prepare import main
 from src.sample.scenes import describe, paint, random_scene
-from tests.sample.conftest import SCALE, contents
+from tests.sample.conftest import SCALE, contents, make_quick
 
 
 def read_table(path):
@@ -44,6 +44,7 @@ def test_the_sample_is_the_one_of_all_figures(made):
     assert digest.hexdigest().startswith("5b3f57fdd568b09c")
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same(run_script, made, tmp_path):
     """But for the last bits of the embeddings, which depend on how many threads multiply."""
     command = ("-m", "src.sample.prepare", "--data-dir", tmp_path, "--scale", SCALE)
@@ -193,11 +194,21 @@ def test_pictures_and_captions_of_a_scene_vary():
 # --------------------------------------------------------------------------------------------- what is there already
 
 
+@pytest.fixture(scope="module")
+def quick_samples(tmp_path_factory) -> list[Path]:
+    """Samples of the seeds 0 and 1, made the quick way. Leave them as they are."""
+    folders = [tmp_path_factory.mktemp("quick") / "data" for _ in range(2)]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        make_quick(monkeypatch)
+        for seed, folder in enumerate(folders):
+            make_sample(folder, SCALE, seed)
+    return folders
+
+
 @pytest.fixture
-def there(quick, tmp_path) -> Path:
-    """A data folder with a sample."""
-    make_sample(tmp_path / "there", SCALE)
-    return tmp_path / "there"
+def there(quick, quick_samples, tmp_path) -> Path:
+    """A data folder with the sample of seed 0."""
+    return shutil.copytree(quick_samples[0], tmp_path / "there")
 
 
 @pytest.fixture
@@ -280,11 +291,10 @@ def test_what_is_missing_is_made_again(there, expected, lost):
 
 
 @pytest.mark.parametrize("moves", range(2 * len(FILES)))
-@pytest.mark.parametrize("wanted", [(SCALE, 0), (SCALE, 1)], ids=["the same", "the old one"])
-def test_cut_off_among_the_files_a_second_call_finishes(there, expected, monkeypatch, moves, wanted):
+@pytest.mark.parametrize("wanted", [0, 1], ids=["the old one", "the new one"])
+def test_cut_off_among_the_files_a_second_call_finishes(there, quick_samples, monkeypatch, moves, wanted):
     """A sample that takes the place of an old one is killed after so many renames; then either is asked for."""
-    make_sample(there, SCALE, seed=1)
-    before, rename, renamed = contents(there), Path.rename, []
+    rename, renamed = Path.rename, []
 
     def killed(self, target):
         if len(renamed) == moves:
@@ -294,10 +304,10 @@ def test_cut_off_among_the_files_a_second_call_finishes(there, expected, monkeyp
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", killed)
         with pytest.raises(KeyboardInterrupt):
-            make_sample(there, SCALE, seed=0)
-    assert contents(there) != expected
-    make_sample(there, *wanted)
-    assert contents(there) == (expected if wanted == (SCALE, 0) else before)
+            make_sample(there, SCALE, seed=1)
+    assert contents(there) != contents(quick_samples[1])
+    make_sample(there, SCALE, wanted)
+    assert contents(there) == contents(quick_samples[wanted])
 
 
 @pytest.mark.parametrize(
