@@ -48,33 +48,32 @@ def make_sample(data_dir: Path, scale: float | None = None, seed: int | None = N
     None stands for the scale or seed of the sample that is there, else 1 and 0. Raises InputError, with everything
     left as it was, when `data_dir` holds data that were not made here or when `scale` or `seed` is out of range.
     """
-    marker, there = _look_into(data_dir)
+    marker, made, foreign = _inspect(data_dir)
     scale = float(marker.get("scale", 1) if scale is None else scale)
     seed = int(marker.get("seed", 0) if seed is None else seed)
     if not 0.03 <= scale <= 30:
         raise InputError(f"--scale {scale}: expected a number from 0.03 to 30")
     if seed < 0:
         raise InputError(f"--seed {seed}: expected 0 or more")
-    for name in there:
-        if not there[name]:
-            hint = "nothing was touched. Choose another --data-dir, or move it away"
-            raise InputError(f"{data_dir / name}: exists and was not made by the sample; {hint}")
-    wanted = {"version": VERSION, "scale": scale, "seed": seed}
+    if foreign:
+        hint = "nothing was touched. Choose another --data-dir, or move it away"
+        raise InputError(f"{data_dir / foreign[0]}: exists and was not made by the sample; {hint}")
+    wanted: dict[str, Any] = {"version": VERSION, "scale": scale, "seed": seed}
     done = "the sample is there already"
-    if len(there) < len(FILES) or not wanted.items() <= marker.items():
+    if len(made) < len(FILES) or not wanted.items() <= marker.items():
         done = "made the sample"
         data_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".sample.", dir=data_dir) as temporary:
-            made = Path(temporary)
-            sizes = _write_train(made / "train", round(TRAIN_IMAGES * scale), seed)
-            sizes |= _write_test(made / "test", round(TEST_IMAGES * scale), seed)
-            marker = wanted | sizes | {"files": {name: _fingerprint(made / name) for name in FILES}}
+            part = Path(temporary)
+            sizes = _write_train(part, round(TRAIN_IMAGES * scale), seed)
+            sizes |= _write_test(part, round(TEST_IMAGES * scale), seed)
+            marker = wanted | sizes | {"files": {name: _fingerprint(part / name) for name in FILES}}
             # In this order, what is there always fits the marker that is there: cut off anywhere, a rerun finishes.
             remove_sample(data_dir)
             write_json(data_dir / MARKER, marker)
             for name in FILES:
                 (data_dir / name).parent.mkdir(exist_ok=True)
-                (made / name).rename(data_dir / name)
+                (part / name).rename(data_dir / name)
     print(
         f"{data_dir}: {done} (scale {scale:g}, seed {seed}: {marker['train_images']} training images with "
         f"{marker['train_captions']} captions, {marker['swapped_captions']} of them swapped; "
@@ -84,30 +83,32 @@ def make_sample(data_dir: Path, scale: float | None = None, seed: int | None = N
 
 def is_sample(data_dir: Path) -> bool:
     """Whether the training data in `data_dir` are the sample's, and not, say, the challenge's put in their place."""
-    return _look_into(data_dir)[1].get("train/train.npz", False)
+    _, made, _ = _inspect(data_dir)
+    return "train/train.npz" in made
 
 
 def remove_sample(data_dir: Path) -> None:
     """Remove the sample from `data_dir`, if it holds one. What was not made here, or was changed since, stays."""
+    _, made, _ = _inspect(data_dir)
     with tempfile.TemporaryDirectory(prefix=".removed.", dir=data_dir) as removed:
-        for name, is_ours in _look_into(data_dir)[1].items():
-            if is_ours:  # moved first: a folder goes whole or not at all
-                (data_dir / name).rename(Path(removed, Path(name).name))
+        for name in made:  # moved first: a folder goes whole or not at all
+            (data_dir / name).rename(Path(removed, Path(name).name))
     (data_dir / MARKER).unlink(missing_ok=True)
 
 
-def _look_into(data_dir: Path) -> tuple[dict[str, Any], dict[str, bool]]:
-    """The marker, and which of FILES are there: True for those that are exactly as it says, False for others.
+def _inspect(data_dir: Path) -> tuple[dict[str, Any], list[str], list[str]]:
+    """The marker; those of FILES that are there exactly as it says; those that are there but were not made here.
 
-    Without a marker nothing is; an empty folder is not there. Raises InputError for a marker not written here.
+    An empty folder is not there. Raises InputError for a marker that was not written here.
     """
     path = data_dir / MARKER
     marker = read_json(path) if path.exists() else {"files": {}}
-    made = marker.get("files") if isinstance(marker, dict) else None
-    if not isinstance(made, dict):
+    hashes = marker.get("files") if isinstance(marker, dict) else None
+    if not isinstance(hashes, dict):
         raise InputError(f"{path}: not a marker of the sample; move it away")
     there = [name for name in FILES if (data_dir / name).is_file() or any((data_dir / name).glob("*"))]
-    return marker, {name: name in made and made[name] == _fingerprint(data_dir / name) for name in there}
+    made = [name for name in there if name in hashes and hashes[name] == _fingerprint(data_dir / name)]
+    return marker, made, [name for name in there if name not in made]
 
 
 def _fingerprint(path: Path) -> str:
@@ -126,23 +127,25 @@ def _write_train(folder: Path, num_images: int, seed: int) -> dict[str, int]:
     swapped = rng.choice(len(order), round(SWAPPED_SHARE * len(order)), replace=False)
     while (shown[order[swapped]] == shown[swapped]).any():  # until each got the caption of another image
         order[swapped] = rng.permutation(swapped)
-    pairs = _invent(folder / "Images", "train", num_images, order, seed)
-    save_pairs(replace(pairs, image_of_caption=shown), folder / "train.npz")
+    pairs = _invent(folder, "train", num_images, order, seed)
+    save_pairs(replace(pairs, image_of_caption=shown), folder / "train/train.npz")
     shown_names, true_names = pairs.image_names[shown], pairs.image_names[pairs.image_of_caption]
     noise = zip(pairs.caption_ids, shown_names, true_names, (shown_names != true_names).astype(int), strict=True)
-    _write_csv(folder / "captions.txt", ("image", "caption"), zip(shown_names, pairs.caption_texts, strict=True))
-    _write_csv(folder / "sample_noise.csv", ("caption_id", "shown_image", "true_image", "swapped"), noise)
+    _write_csv(folder / "train/captions.txt", ("image", "caption"), zip(shown_names, pairs.caption_texts, strict=True))
+    _write_csv(folder / "train/sample_noise.csv", ("caption_id", "shown_image", "true_image", "swapped"), noise)
     return {"train_images": num_images, "train_captions": len(order), "swapped_captions": len(swapped)}
 
 
 def _write_test(folder: Path, num_images: int, seed: int) -> dict[str, int]:
     """Write test/ and return its size: one caption an image, shuffled; the pictures are not among FILES."""
     order = np.random.default_rng((seed, 3)).permutation(num_images)
-    pairs = _invent(folder / "Images", "test", num_images, order, seed)
-    captions = {name: getattr(pairs, name) for name in ("caption_ids", "caption_texts", "text_embeddings")}
-    save_test_captions(TestCaptions(**captions), folder / "test.clean.npz")
+    pairs = _invent(folder, "test", num_images, order, seed)
+    captions = TestCaptions(
+        caption_ids=pairs.caption_ids, caption_texts=pairs.caption_texts, text_embeddings=pairs.text_embeddings
+    )
+    save_test_captions(captions, folder / "test/test.clean.npz")
     np.savez(
-        folder / "sample_test_labels.npz",
+        folder / "test/sample_test_labels.npz",
         image_of_caption=pairs.image_of_caption,
         image_names=pairs.image_names.astype(str),
         image_embeddings=pairs.image_embeddings,
@@ -150,11 +153,12 @@ def _write_test(folder: Path, num_images: int, seed: int) -> dict[str, int]:
     return {"test_captions": num_images}
 
 
-def _invent(images: Path, split: str, num_images: int, order: np.ndarray, seed: int) -> Pairs:
-    """Invent M = num_images scenes with N / M captions each, in that order (N,), and write the pictures to `images`.
+def _invent(folder: Path, split: str, num_images: int, order: np.ndarray, seed: int) -> Pairs:
+    """Invent M = num_images scenes with N / M captions each, in that order (N,); the pictures go to <split>/Images.
 
     Returns the captions with the images that they were written for.
     """
+    images = folder / split / "Images"
     images.mkdir(parents=True)
     captions_per_image = len(order) // num_images
     names = [f"{split}_{i:05d}.jpg" for i in range(num_images)]

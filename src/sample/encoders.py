@@ -76,7 +76,7 @@ def _usual_look() -> np.ndarray:
 
 def _look(pixels: np.ndarray) -> np.ndarray:
     """Describe a few pictures by histograms of colours, edge directions and texture, (M, their bins) float32."""
-    seen = _cell_means(pixels, _GRID, np.float32) / 255
+    seen = _cell_means(pixels.astype(np.float32), _GRID) / 255
     median = np.median(seen.reshape(len(seen), -1, 3), axis=1)[:, None, None]
     salient = np.clip((np.linalg.norm(seen - median, axis=-1, keepdims=True) - 0.2) / 0.3, 0, 1)
 
@@ -110,10 +110,10 @@ def _windows(pixelwise: np.ndarray) -> np.ndarray:
     return sliding_window_view(_cell_means(pixelwise, _GRID // 4), (3, 3), axis=(1, 2))
 
 
-def _cell_means(pixelwise: np.ndarray, grid: int, dtype: type | None = None) -> np.ndarray:
+def _cell_means(pixelwise: np.ndarray, grid: int) -> np.ndarray:
     """Means over the cells of a grid: (M, H, W, C) to (M, grid, grid, C)."""
     m, height, width, channels = pixelwise.shape
-    return pixelwise.reshape(m, grid, height // grid, grid, width // grid, channels).mean((2, 4), dtype)
+    return pixelwise.reshape(m, grid, height // grid, grid, width // grid, channels).mean((2, 4))
 
 
 def _weights(name: str, rows: int, columns: int) -> np.ndarray:

@@ -93,9 +93,9 @@ def _place(paths: Iterable[Path], target: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where train/ and test/ go")
-    parser.add_argument("--zip", type=Path, nargs="+", default=[], help="archives with train.npz and test.clean.npz")
-    parser.add_argument("--scale", type=float, help="of the sample, 920 + 300 images at 1 (default: as it is, or 1)")
-    parser.add_argument("--seed", type=int, help="of the sample (default: as it is, or 0)")
+    parser.add_argument("--zip", type=Path, nargs="+", default=[], help="the challenge's archives (default: none)")
+    parser.add_argument("--scale", type=float, help="of the sample, 920 + 300 images at 1 (default: as it is, else 1)")
+    parser.add_argument("--seed", type=int, help="of the sample (default: as it is, else 0)")
     args = parser.parse_args(argv)
     competition = os.environ.get("KAGGLE_COMPETITION", "")
     train = args.data_dir / "train/train.npz"

@@ -91,6 +91,7 @@ LAYOUTS = {
         zipped({path.replace("train/Images/", "Images/"): content for path, content in files.items()})
     ],
     "zips in a zip": lambda files: [zipped(two_zips(files))],
+    "a zip beside train.npz": lambda files: [zipped(part(files, "train") | {"test.zip": zipped(part(files, "test"))})],
     "zips in a zip in a zip": lambda files: [zipped({"deep/all.zip": zipped(two_zips(files))})],
 }
 

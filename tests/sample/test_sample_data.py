@@ -159,6 +159,15 @@ def test_the_embeddings_are_those_of_the_words_and_pixels_in_the_files(made):
     np.testing.assert_allclose(encode_images(pixels), pairs.image_embeddings, atol=1e-5)
 
 
+def test_the_encoders_are_those_of_all_figures():
+    text = encode_captions(["Two red stars on a white background"])[0]
+    np.testing.assert_allclose(text[[0, 200, 1000]], [-0.3168, 0.6615, 1.5704], atol=1e-3)
+    picture = np.zeros((96, 96, 3), np.uint8)
+    picture[20:60, 30:70] = (200, 40, 40)
+    image = encode_images(picture[None])[0]
+    np.testing.assert_allclose(image[[0, 500, 1500]], [-0.6088, 0.5688, 1.2239], atol=1e-3)
+
+
 def test_a_caption_is_embedded_by_its_words_and_their_order_alone():
     texts = ["A red star on white.", "two blue moons", "a RED, star! on white", "white star on a red"]
     together = encode_captions(texts)
