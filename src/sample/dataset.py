@@ -3,11 +3,6 @@
 Pictures of coloured shapes (`src/sample/scenes.py`), five captions each, a tenth of which are swapped to wrong
 images as in a noisy dataset; which ones is told in a file of its own. The embeddings come from two fixed, random
 encoders that share no space (`src/sample/encoders.py`), so translating between them has to be learnt.
-
-    train/train.npz   train/captions.txt   train/Images/   test/test.clean.npz     the challenge's files
-    train/sample_noise.csv                 which caption shows which image, and which it was written for
-    test/sample_test_labels.npz            the image of each test caption, and the gallery to rank
-    SAMPLE.json                            marks the folder as this sample, and what of it was made here
 """
 
 import csv
@@ -31,14 +26,14 @@ TRAIN_IMAGES, TEST_IMAGES = 920, 300  # at scale 1
 CAPTIONS_PER_IMAGE = 5
 SWAPPED_SHARE = 0.1
 VERSION = 1  # raise it when the same scale and seed give other files than before
-MARKER = "SAMPLE.json"
+MARKER = "SAMPLE.json"  # tells which sample a folder holds, and a hash of each file that was made
 FILES = (
     "train/train.npz",
     "train/captions.txt",
-    "train/sample_noise.csv",
+    "train/sample_noise.csv",  # which caption shows which image, and which it was written for
     "train/Images",
     "test/test.clean.npz",
-    "test/sample_test_labels.npz",
+    "test/sample_test_labels.npz",  # the image of each test caption, and the gallery to rank
 )
 
 
@@ -162,7 +157,7 @@ def _invent(folder: Path, split: str, num_images: int, order: np.ndarray, seed: 
     images.mkdir(parents=True)
     captions_per_image = len(order) // num_images
     names = [f"{split}_{i:05d}.jpg" for i in range(num_images)]
-    texts = []
+    texts: list[str] = []
     for i, name in enumerate(tqdm(names, f"painting {split} images", unit="image", leave=False)):
         # A generator for each: a larger scale adds images and keeps the others.
         rng = np.random.default_rng((seed, ("train", "test").index(split), i))
