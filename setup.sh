@@ -2,6 +2,7 @@
 # Make .venv, install the requirements, put data into place. Safe to repeat: the second call takes seconds.
 #
 #   bash setup.sh                               data/train/train.npz if it is there, else the embedded sample
+#   bash setup.sh --scale 2                     a sample twice as large (--seed N: another one)
 #   bash setup.sh --zip train.zip test.zip      unpack the challenge's archives into data/
 #   KAGGLE_COMPETITION=<slug> bash setup.sh     download them with the Kaggle CLI (its credentials are yours to set)
 #   PYTHON=python3.12 VENV=~/venvs/t2i bash setup.sh     another Python, another place for the environment

@@ -18,12 +18,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from src.sample.scenes import paint, random_scene
 
 TEXT_DIM, IMAGE_DIM = 1024, 1536
-
-
-# ----------------------------------------------------------------------------------------- text encoder
-
-_WORD_DIM = 512
-_TONE_CENTRE = 0.22
+_WORD_DIM, _USUAL_TONE = 512, 0.22
+_GRID = 48  # pictures are seen at 48 x 48 pixels
+_COLOURS, _DIRECTIONS, _CORNERS = 40, 12, 48
 
 
 def encode_captions(texts: Sequence[str]) -> np.ndarray:
@@ -35,14 +32,14 @@ def encode_captions(texts: Sequence[str]) -> np.ndarray:
     """
     captions = [re.findall(r"[a-z]+", text.lower()) for text in texts]
     vocabulary = {word: i for i, word in enumerate(sorted({word for words in captions for word in words}))}
-    before, after = (_weights(name, _WORD_DIM, _WORD_DIM) for name in ("word before", "word after"))
     # Short words ("a", "on") say less.
     loudness = np.array([min(len(word), 5) / 5 for word in vocabulary], np.float32)
-    vectors = np.array([_weights("word " + word, 1, _WORD_DIM)[0] for word in vocabulary]) * loudness[:, None]
-    vectors_before, vectors_after = 0.7 * vectors @ before, 0.7 * vectors @ after
+    vectors = np.concatenate([_weights("word " + word, 1, _WORD_DIM) for word in vocabulary]) * loudness[:, None]
+    vectors_before = 0.7 * vectors @ _weights("word before", _WORD_DIM, _WORD_DIM)
+    vectors_after = 0.7 * vectors @ _weights("word after", _WORD_DIM, _WORD_DIM)
+    tone_of_word = vectors @ _weights("tone", _WORD_DIM, 1)
     content = np.zeros((len(texts), _WORD_DIM), np.float32)
     tone = np.zeros((len(texts), 1), np.float32)
-    tone_of_word = vectors @ _weights("tone", _WORD_DIM, 1)
     for row, words in enumerate(captions):
         ids = np.array([vocabulary[word] for word in words], np.int64)
         heard = vectors[ids]
@@ -51,17 +48,11 @@ def encode_captions(texts: Sequence[str]) -> np.ndarray:
         content[row] = loudness[ids] @ np.tanh(1.5 * heard)
         tone[row] = tone_of_word[ids].sum() / np.sqrt(max(len(ids), 1))
     content /= np.sqrt((content**2).mean(axis=1, keepdims=True)) + 1e-6
-    tone = np.tanh(3 * (tone - _TONE_CENTRE))
+    tone = np.tanh(3 * (tone - _USUAL_TONE))
     hidden = np.tanh(1.5 * content @ _weights("content", _WORD_DIM, TEXT_DIM))
     hidden[:, TEXT_DIM // 10 :] *= tone
     hidden += 0.5 * tone * _weights("tone's direction", 1, TEXT_DIM)
     return hidden @ _weights("text out", TEXT_DIM, TEXT_DIM) + 0.3 * _weights("text offset", 1, TEXT_DIM)
-
-
-# ---------------------------------------------------------------------------------------- image encoder
-
-_GRID = 48  # pictures are seen at 48 x 48 pixels
-_COLOURS, _DIRECTIONS, _CORNERS = 40, 12, 48
 
 
 def encode_images(pixels: np.ndarray) -> np.ndarray:
@@ -85,41 +76,44 @@ def _usual_look() -> np.ndarray:
 
 def _look(pixels: np.ndarray) -> np.ndarray:
     """Describe a few pictures by histograms of colours, edge directions and texture, (M, their bins) float32."""
-    m, height, width, _ = pixels.shape
-    seen = pixels.reshape(m, _GRID, height // _GRID, _GRID, width // _GRID, 3).mean((2, 4), np.float32) / 255
-    median = np.median(seen.reshape(m, -1, 3), axis=1)[:, None, None]
-    salient = np.clip((np.linalg.norm(seen - median, axis=-1) - 0.2) / 0.3, 0, 1)[..., None]
+    seen = _cell_means(pixels.astype(np.float32), _GRID) / 255
+    median = np.median(seen.reshape(len(seen), -1, 3), axis=1)[:, None, None]
+    salient = np.clip((np.linalg.norm(seen - median, axis=-1, keepdims=True) - 0.2) / 0.3, 0, 1)
 
     anchors = (0.5 + 0.4 * _weights("colours", 1, _COLOURS * 3).reshape(-1, 3)).clip(0, 1)
     nearness = np.exp(-14 * ((seen[:, :, :, None] - anchors) ** 2).sum(-1))
     colours = nearness / nearness.sum(-1, keepdims=True)
 
     # Edge directions in every window, turned into random features that answer to some corners and curves.
-    down, right = np.gradient(salient[..., 0], axis=(1, 2))
+    down, right = np.gradient(salient, axis=(1, 2))
     angles = np.arange(_DIRECTIONS, dtype=np.float32) * (2 * np.pi / _DIRECTIONS)
-    edges = np.maximum(0, right[..., None] * np.cos(angles) + down[..., None] * np.sin(angles)) ** 2
-    outlines = _windows(edges / (np.hypot(right, down)[..., None] + 0.05))
+    edges = np.maximum(0, right * np.cos(angles) + down * np.sin(angles)) ** 2
+    outlines = _windows(edges / (np.hypot(right, down) + 0.05))
     outlines = outlines.reshape(*outlines.shape[:3], -1)
     outlines /= np.linalg.norm(outlines, axis=-1, keepdims=True) + 0.1
     corners = np.maximum(0, 6 * outlines @ _weights("corners", outlines.shape[-1], _CORNERS) - 0.5)
     colours_there = _windows(colours * salient).mean((-1, -2))
 
     objects = np.einsum("mijc,mijk->mck", colours_there, corners, optimize=True)
-    places = (colours * salient).reshape(m, 3, _GRID // 3, 3, _GRID // 3, -1).mean((2, 4))
+    places = _cell_means(colours * salient, 3)
     background = (colours * (1 - salient)).mean((1, 2))
     neighbours = (seen[:, :-1, 1:], seen[:, :-1, :-1], seen[:, 1:, :-1])
     changes = np.stack([np.abs(seen[:, 1:, 1:] - neighbour).mean(-1) for neighbour in neighbours], axis=-1)
     texture = (changes * (1 - salient[:, 1:, 1:])).mean((1, 2))
     # Weighted so that objects count most; roots keep the big from drowning the small.
     parts = (12 * np.sqrt(objects), 6 * np.sqrt(places), 30 * np.sqrt(background), 720 * texture)
-    return np.concatenate([part.reshape(m, -1) for part in parts], axis=1)
+    return np.concatenate([part.reshape(len(seen), -1) for part in parts], axis=1)
 
 
 def _windows(pixelwise: np.ndarray) -> np.ndarray:
-    """Means over cells of 4 x 4, then windows of 3 x 3 cells: (M, 48, 48, C) to (M, 10, 10, C, 3, 3)."""
-    m, side, _, width = pixelwise.shape
-    cells = pixelwise.reshape(m, side // 4, 4, side // 4, 4, width).mean((2, 4))
-    return sliding_window_view(cells, (3, 3), axis=(1, 2))
+    """Means over cells of 4 x 4 pixels, then windows of 3 x 3 cells: (M, 48, 48, C) to (M, 10, 10, C, 3, 3)."""
+    return sliding_window_view(_cell_means(pixelwise, _GRID // 4), (3, 3), axis=(1, 2))
+
+
+def _cell_means(pixelwise: np.ndarray, grid: int) -> np.ndarray:
+    """Means over the cells of a grid: (M, H, W, C) to (M, grid, grid, C)."""
+    m, height, width, channels = pixelwise.shape
+    return pixelwise.reshape(m, grid, height // grid, grid, width // grid, channels).mean((2, 4))
 
 
 def _weights(name: str, rows: int, columns: int) -> np.ndarray:

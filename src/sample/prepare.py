@@ -1,6 +1,7 @@
 """Put data into place: the challenge's if you have or may download them, else the embedded sample.
 
     python -m src.sample.prepare                                       # what is there, or the sample
+    python -m src.sample.prepare --scale 2                             # a sample twice as large: harder to rank
     python -m src.sample.prepare --zip train.zip test.zip              # unpack archives that you downloaded
     KAGGLE_COMPETITION=<slug> python -m src.sample.prepare             # download with the Kaggle CLI, and unpack
 
@@ -21,42 +22,34 @@ from tqdm import tqdm
 
 from src.common.cli import HelpFormatter, run_main as run
 from src.common.files import InputError, require_file
-from src.common.kaggle import kaggle
 from src.data.pairs import embedding_dims
-from src.sample.dataset import is_sample, make_sample, remove_sample, sample_settings
-
-WANTED = {"train": "train.npz", "test": "test.clean.npz"}
+from src.sample.dataset import is_sample, make_sample, remove_sample
 
 
-def prepare_data(data_dir: Path, zips: list[Path], competition: str | None) -> None:
-    """Leave real data that are there; else unpack `zips`, else download `competition`, else make the sample.
+def unpack_challenge(data_dir: Path, zips: list[Path], competition: str) -> None:
+    """Unpack `zips`, or what Kaggle has for `competition` if there are none; a sample gives way.
 
     Raises InputError, with everything left as it was, if the archives lack or damage a file of the challenge.
     """
-    train = data_dir / "train" / WANTED["train"]
-    if train.exists() and not is_sample(data_dir):
-        ignored = f"; to replace it, move {train.parent} away first" if zips or competition else ""
-        print(f"{train}: there already, left as it is{ignored}")
-        return
-    if not zips and not competition:
-        make_sample(data_dir, **sample_settings(data_dir))
-        return
     data_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unpacked.", dir=data_dir) as folder:
-        unpacked = Path(folder)
-        for archive in zips or [_download(competition, unpacked)]:
-            _unpack(archive, unpacked)
-        found = {part: _find(unpacked, name) for part, name in WANTED.items()}
-        _gather_images(unpacked, found["train"])
+    with tempfile.TemporaryDirectory(prefix=".unpacked.", dir=data_dir) as temporary:
+        folder = Path(temporary)
+        for archive in zips or [_download(competition, folder)]:
+            _unpack(archive, folder)
+        train, test = _find(folder, "train.npz"), _find(folder, "test.clean.npz")
+        images = [path for path in folder.rglob("Images") if path.is_dir()]
+        if images and not (train.parent / "Images").exists():
+            images[0].rename(train.parent / "Images")
         remove_sample(data_dir)
-        # An archive may have both files in one folder. train.npz comes last: without it, another call starts anew.
-        shared = found["test"].parent in found["train"].parents
-        _place([found["test"]] if shared else found["test"].parent.iterdir(), data_dir / "test")
-        _place(found["train"].parent.iterdir(), data_dir / "train")
+        # An archive may have both files in one folder, or train.npz somewhere below.
+        _place([test] if test.parent in train.parents else test.parent.iterdir(), data_dir / "test")
+        _place(train.parent.iterdir(), data_dir / "train")
     print(f"{data_dir}: the challenge's data are in place")
 
 
 def _download(competition: str, folder: Path) -> Path:
+    from src.common.kaggle import kaggle  # here, as few need it and all would wait for it
+
     kaggle("download", "-c", competition, "-p", str(folder))
     archives = list(folder.glob("*.zip"))
     if len(archives) != 1:
@@ -65,11 +58,10 @@ def _download(competition: str, folder: Path) -> Path:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack a zip, and the zips in it, into a folder of its own below `folder`."""
-    require_file(archive)
+    """Unpack a zip, and the zips in it, into folders of their own below `folder`."""
     target = Path(tempfile.mkdtemp(dir=folder))
     try:
-        with zipfile.ZipFile(archive) as file:
+        with zipfile.ZipFile(require_file(archive)) as file:
             for member in tqdm(file.infolist(), f"unpacking {archive.name}", unit="file", leave=False):
                 file.extract(member, target)  # drops ".." and absolute paths
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
@@ -81,25 +73,17 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 def _find(folder: Path, name: str) -> Path:
     """The one file of that name below `folder`, its headers checked."""
-    found = sorted(folder.rglob(name))
+    found = list(folder.rglob(name))
     if len(found) != 1:
         raise InputError(f"the archives hold {len(found)} files called {name}; expected one")
     embedding_dims(found[0])
     return found[0]
 
 
-def _gather_images(folder: Path, train_npz: Path) -> None:
-    """Bring the folder of the pictures beside train.npz, where the archives have it elsewhere."""
-    images = train_npz.parent / "Images"
-    elsewhere = [path for path in folder.rglob("Images") if path.is_dir()]
-    if not images.exists() and elsewhere:
-        elsewhere[0].rename(images)
-
-
 def _place(paths: Iterable[Path], target: Path) -> None:
     """Move files and folders into `target`, but never over something that is there."""
     target.mkdir(exist_ok=True)
-    for path in sorted(paths):
+    for path in sorted(paths, key=lambda path: path.name == "train.npz"):  # last: without it, a rerun starts anew
         if (target / path.name).exists():
             print(f"{target / path.name}: there already, left as it is")
         else:
@@ -109,9 +93,20 @@ def _place(paths: Iterable[Path], target: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where train/ and test/ go")
-    parser.add_argument("--zip", type=Path, nargs="+", default=[], help="archives with train.npz and test.clean.npz")
+    parser.add_argument("--zip", type=Path, nargs="+", default=[], help="the challenge's archives (default: none)")
+    parser.add_argument("--scale", type=float, help="of the sample, 920 + 300 images at 1 (default: as it is, else 1)")
+    parser.add_argument("--seed", type=int, help="of the sample (default: as it is, else 0)")
     args = parser.parse_args(argv)
-    prepare_data(args.data_dir, args.zip, os.environ.get("KAGGLE_COMPETITION"))
+    competition = os.environ.get("KAGGLE_COMPETITION", "")
+    train = args.data_dir / "train/train.npz"
+    if train.exists() and not is_sample(args.data_dir):
+        asked = args.zip or competition or args.scale is not None or args.seed is not None
+        hint = f"; to replace it, move {train.parent} away first" if asked else ""
+        print(f"{train}: there already, left as it is{hint}")
+    elif args.zip or competition:
+        unpack_challenge(args.data_dir, args.zip, competition)
+    else:
+        make_sample(args.data_dir, args.scale, args.seed)
 
 
 if __name__ == "__main__":

@@ -13,24 +13,23 @@ import pytest
 
 from src.common.files import InputError
 from src.data.pairs import open_pairs, open_test_captions, save_pairs, save_test_captions
-from src.sample import prepare as module
-from src.sample.dataset import MARKER, is_sample, make_sample
+from src.sample import dataset
+from src.sample.dataset import is_sample
 from src.sample.prepare import main
 from tests.conftest import assert_input_error
+from tests.sample.conftest import contents
 
 WANTED = ["test/test.clean.npz", "train/Images/a.jpg", "train/captions.txt", "train/train.npz"]
 
 
 @pytest.fixture(scope="session")
-def challenge(sample, tmp_path_factory) -> dict[str, bytes]:
+def challenge(made, tmp_path_factory) -> dict[str, bytes]:
     """Stand-ins for the challenge's files, by their path below data/."""
     folder = tmp_path_factory.mktemp("challenge")
-    save_pairs(open_pairs(sample / "train/train.npz").select_images(np.arange(92) < 3), folder / "train.npz")
-    save_test_captions(open_test_captions(sample / "test/test.clean.npz"), folder / "test.clean.npz")
-    contents = {"train/captions.txt": b"image,caption\n", "train/Images/a.jpg": b"a picture"}
-    for name in ("train/train.npz", "test/test.clean.npz"):
-        contents[name] = (folder / Path(name).name).read_bytes()
-    return contents
+    save_pairs(open_pairs(made / "train/train.npz").select_images(np.arange(28) < 3), folder / "train.npz")
+    save_test_captions(open_test_captions(made / "test/test.clean.npz"), folder / "test.clean.npz")
+    npz = {name: (folder / Path(name).name).read_bytes() for name in ("train/train.npz", "test/test.clean.npz")}
+    return npz | {"train/captions.txt": b"image,caption\n", "train/Images/a.jpg": b"a picture"}
 
 
 @pytest.fixture
@@ -39,9 +38,9 @@ def data_dir(tmp_path) -> Path:
 
 
 @pytest.fixture
-def with_sample(sample, data_dir) -> Path:
+def with_sample(made, data_dir) -> Path:
     """A data folder with the embedded sample."""
-    return shutil.copytree(sample, data_dir)
+    return shutil.copytree(made, data_dir)
 
 
 @pytest.fixture
@@ -49,10 +48,11 @@ def prepare(data_dir, monkeypatch, capsys):
     """`python -m src.sample.prepare` with an environment of its own; returns what that prints."""
     monkeypatch.delenv("KAGGLE_COMPETITION", raising=False)
 
-    def start(*zips, competition=None):
+    def start(*zips, competition=None, **sample):
         if competition:
             monkeypatch.setenv("KAGGLE_COMPETITION", competition)
-        main(["--data-dir", str(data_dir), *(["--zip", *map(str, zips)] if zips else [])])
+        flags = [text for name, value in sample.items() for text in (f"--{name}", str(value))]
+        main(["--data-dir", str(data_dir), *flags, *(["--zip", *map(str, zips)] if zips else [])])
         return capsys.readouterr().out
 
     return start
@@ -64,10 +64,6 @@ def zipped(members, compression=zipfile.ZIP_DEFLATED):
         for name, content in members.items():
             archive.writestr(name, content)
     return file.getvalue()
-
-
-def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def part(challenge, name, prefix=""):
@@ -95,6 +91,7 @@ LAYOUTS = {
         zipped({path.replace("train/Images/", "Images/"): content for path, content in files.items()})
     ],
     "zips in a zip": lambda files: [zipped(two_zips(files))],
+    "a zip beside train.npz": lambda files: [zipped(part(files, "train") | {"test.zip": zipped(part(files, "test"))})],
     "zips in a zip in a zip": lambda files: [zipped({"deep/all.zip": zipped(two_zips(files))})],
 }
 
@@ -140,13 +137,13 @@ def test_a_second_call_changes_nothing(prepare, challenge, write_zips, data_dir)
     assert {path: path.stat().st_mtime_ns for path in data_dir.rglob("*")} == times
 
 
-@pytest.mark.parametrize("how", ["nothing", "zips", "kaggle"])
+@pytest.mark.parametrize("how", ["nothing", "zips", "kaggle", "seed"])
 def test_data_that_are_there_are_left_unread(prepare, challenge, write_zips, data_dir, how):
     train = data_dir / "train/train.npz"
     train.parent.mkdir(parents=True)
     train.write_bytes(b"mine")
     zips = write_zips(*LAYOUTS["two flat"](challenge)) if how == "zips" else []
-    output = prepare(*zips, competition="none" if how == "kaggle" else None)
+    output = prepare(*zips, competition="none" if how == "kaggle" else None, **{"seed": 0} if how == "seed" else {})
     assert "left as it is" in output
     assert ("to replace it" in output) == (how != "nothing")
     assert contents(data_dir) == {"train/train.npz": b"mine"}
@@ -180,7 +177,7 @@ def test_cut_off_among_the_files_a_second_call_finishes(
         calls.append(move(*paths))
 
     with monkeypatch.context() as patched:
-        patched.setattr(module.shutil, "move", killed)
+        patched.setattr(shutil, "move", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare(*zips)
     assert contents(with_sample) != challenge
@@ -324,35 +321,31 @@ def test_without_the_kaggle_command_one_line_says_what_to_do(prepare, data_dir, 
 # ------------------------------------------------------------------------------------------------------- the sample
 
 
-@pytest.fixture
-def small_samples(monkeypatch):
-    """What is made at scale 1 is made at the smallest scale here."""
-    monkeypatch.setattr(module, "make_sample", lambda data_dir, scale=0.03, seed=0: make_sample(data_dir, scale, seed))
-
-
-def test_without_anything_the_sample_is_made_and_left(prepare, small_samples, data_dir):
-    assert "made the sample" in prepare()
+def test_without_anything_the_sample_is_made_and_left(prepare, quick, data_dir, monkeypatch):
+    monkeypatch.setattr(dataset, "TRAIN_IMAGES", 40)
+    monkeypatch.setattr(dataset, "TEST_IMAGES", 10)
+    assert "made the sample (scale 1, seed 0: 40 training images with 200 captions" in prepare()
     assert is_sample(data_dir)
     before = contents(data_dir)
-    assert "the sample is there already" in prepare()
+    assert "the sample is there already (scale 1, seed 0" in prepare()
     assert contents(data_dir) == before
 
 
-def test_a_sample_of_another_scale_stays(prepare, small_samples, with_sample):
+def test_a_sample_of_another_scale_stays(prepare, with_sample):
     before = contents(with_sample)
-    assert "the sample is there already (scale 0.1" in prepare()
+    assert "the sample is there already (scale 0.03" in prepare()
     assert contents(with_sample) == before
     (with_sample / "test/test.clean.npz").unlink()
-    prepare()
-    assert contents(with_sample).keys() == before.keys()
-    assert contents(with_sample)[MARKER] == before[MARKER]
+    assert "made the sample (scale 0.03" in prepare()
+    assert contents(with_sample) == before
 
 
-def test_as_a_user_starts_it(run_script, challenge, write_zips, data_dir):
-    zips = write_zips(zipped(challenge), b"no zip")
-    command = ("-m", "src.sample.prepare", "--data-dir", data_dir, "--zip")
-    env = {"KAGGLE_COMPETITION": ""}
-    assert_input_error(run_script(*command, zips[1], env=env), "archive_1.zip: not a zip file")
-    result = run_script(*command, zips[0], env=env)
-    assert result.returncode == 0, result.stderr
-    assert contents(data_dir) == challenge
+def test_another_scale_and_seed_take_its_place(prepare, quick, with_sample):
+    assert "made the sample (scale 0.06, seed 0" in prepare(scale=0.06)
+    assert "made the sample (scale 0.06, seed 5" in prepare(seed=5)
+    assert "the sample is there already (scale 0.06, seed 5" in prepare()
+
+
+def test_an_error_is_one_line(run_script, write_zips, data_dir):
+    result = run_script("-m", "src.sample.prepare", "--data-dir", data_dir, "--zip", *write_zips(b"no zip"))
+    assert_input_error(result, "archive_0.zip: not a zip file")
