@@ -15,7 +15,7 @@ from pathlib import Path
 
 from src.common.cli import HelpFormatter, resolve_device, resolve_precision, run
 from src.common.files import InputError
-from src.submission import check_submission
+from src.data.submissions import check_submission
 from src.training.inputs import open_training_data
 from src.training.job import add_job_arguments, check_run_dir, print_job, print_result, run_name, train_run
 from src.training.recipe import BASELINE, RECIPES, add_recipe_arguments, difference, load_recipe, override

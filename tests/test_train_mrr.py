@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from src.data.pairs import open_pairs, open_test_captions, save_pairs
-from src.submission import read_submission
+from src.data.submissions import read_submission
 from src.training.model import load_translator
 from tests.conftest import assert_input_error
 

@@ -1,10 +1,12 @@
 """Files that are written whole or not at all, and the one error for what the user gave."""
 
+import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +62,14 @@ def require_file(path: str | Path, hint: str = "") -> Path:
         reason = "is not a file" if path.exists() else "no such file"
         raise InputError(f"{path}: {reason}" + (f"; {hint}" if hint else ""))
     return path
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file's contents, as 64 hex digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def now() -> str:
+    """UTC, to the second, as ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

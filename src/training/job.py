@@ -14,7 +14,7 @@ import torch
 from src.common.cli import MODELS_DIR, add_device_arguments, print_settings
 from src.common.files import InputError
 from src.data.pairs import TestCaptions
-from src.submission import write_submission
+from src.data.submissions import write_submission
 from src.training.fit import OnDevice, fit
 from src.training.inputs import TrainingData, add_data_arguments
 from src.training.model import Translator, load_translator, translate

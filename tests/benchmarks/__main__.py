@@ -31,7 +31,7 @@ from src.common.cli import (
     run,
 )
 from src.common.files import require_file
-from src.data.npz import zlib
+from src.data.npz import isal_zlib as zlib
 from src.training.recipe import BASELINE, RECIPES, load_recipe
 from tests.benchmarks.measuring import Row, Sizes, describe_cpu
 from tests.benchmarks.opening import make_train_npz, measure_opening

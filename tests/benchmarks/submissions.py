@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import orjson
 
+from src.data.submissions import write_submission
 from src.ensembles.averaging import average
-from src.submission import write_submission
 from tests.benchmarks.measuring import Cost, Row, Sizes, best_seconds
 from tests.benchmarks.reference_files import average_csvs, write_csv
 

@@ -8,8 +8,8 @@ import torch
 
 from src.common.files import InputError
 from src.data.pairs import open_pairs
+from src.data.submissions import read_submission, write_submission
 from src.ensembles.averaging import average
-from src.submission import read_submission, write_submission
 from src.training.fit import Trainer
 from src.training.loss import multi_positive_infonce
 from src.training.metrics import retrieval_ranks
