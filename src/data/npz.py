@@ -105,14 +105,14 @@ class NpzReader:
         except InputError:
             raise
         except Exception as error:  # zipfile, the inflater and NumPy's parser raise a dozen kinds for damaged bytes
-            raise self._error(
-                key, f"is damaged, encrypted or not a NumPy array ({error or 'it ends early'})"
-            ) from error
+            reason = str(error) or "it ends early"
+            raise self._error(key, f"is damaged, encrypted or not a NumPy array ({reason})") from error
 
     def _read_header(self, member: IO[bytes], key: str, rank: int | None, kind: str) -> Header:
         version = np.lib.format.read_magic(member)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = header = Header(*read(member))
+        header = Header(*read(member))
+        shape, dtype = header.shape, header.dtype
         if dtype.hasobject:
             raise self._error(key, "holds Python objects, which are never loaded; save it as plain numbers or text")
         size = self._archive.getinfo(f"{key}.npy").file_size - member.tell()

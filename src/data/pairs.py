@@ -1,4 +1,4 @@
-"""The challenge's caption-image pairs: open, select and save `train.npz`; open `test.clean.npz`.
+"""The challenge's caption-image pairs: open, select and save `train.npz`; open and save `test.clean.npz`.
 
 Shapes: N captions, M images, T text width, V image width.
 
@@ -7,7 +7,6 @@ never held: its rows are streamed from the archive, each becoming one int32 imag
 on saving.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from src.common.files import InputError, require_file
-from src.data.cache import read_cache, source_stamp, write_cache
+from src.data.cache import read_cache, write_cache
 from src.data.npz import BLOCK_BYTES, NpzReader, NpzWriter, create_npz, open_npz
 
 HINT = "run `bash setup.sh` to prepare data/"
 CACHE_FROM_BYTES = 100_000_000  # smaller files open in about half a second without a cache
-ARRAYS = {  # by key: its kind, and the metadata that state its shape
+ARRAYS: dict[str, tuple[str, ...]] = {  # by key: its kind, and the metadata that state its shape
     "captions/ids": ("iu", "num_captions"),
     "captions/text": ("U", "num_captions"),
     "captions/embeddings": ("f", "num_captions", "embedding_dim_text"),
@@ -30,7 +29,6 @@ ARRAYS = {  # by key: its kind, and the metadata that state its shape
     "images/names": ("U", "num_images"),
     "images/embeddings": ("f", "num_images", "embedding_dim_image"),
 }
-TEXT_FIELDS = ("caption_texts", "image_names")
 TEST_ARRAYS = ("captions/ids", "captions/text", "captions/embeddings")
 
 
@@ -98,13 +96,12 @@ def open_pairs(path: str | Path, *, cache: bool | None = None) -> Pairs:
         cache = path.stat().st_size > CACHE_FROM_BYTES
     if not cache:
         return _read_pairs(path)
-    stamp = source_stamp(path)
-    kept = read_cache(path, stamp)
-    if kept is not None:
-        with suppress(ValueError, TypeError, KeyError):  # damaged where read_cache does not look
-            return _unpack(kept, path)
+    contents = fingerprint(path)
+    if (kept := read_cache(path, contents)) is not None:
+        with suppress(TypeError):  # a damaged name
+            return Pairs(**kept, source=path)
     pairs = _read_pairs(path)
-    write_cache(path, stamp, _pack(pairs))
+    write_cache(path, contents, {name: array for name, array in vars(pairs).items() if name != "source"})
     return pairs
 
 
@@ -241,9 +238,10 @@ def _read_labels(archive: NpzReader) -> np.ndarray:
     key = "captions/label"
     header = archive.header(key, rank=2, kind="b")
     num_captions = header.shape[0]
-    true_at, num_true, start = [np.empty(0, np.int64)], 0, 0
+    true_at: list[np.ndarray] = []
+    num_true = start = 0
     for block in archive.blocks(key, rank=2, kind="b"):
-        if block.view(np.uint8).max(initial=0) > 1:
+        if block.view(np.uint8).max() > 1:
             raise InputError(f"{archive.path}: {key} has bytes other than 0 and 1, which are no booleans")
         true_at.append(np.flatnonzero(block) + start)
         num_true += len(true_at[-1])
@@ -259,14 +257,3 @@ def _read_labels(archive: NpzReader) -> np.ndarray:
     image_of_caption = np.empty(num_captions, np.int32)
     image_of_caption[captions] = images
     return image_of_caption
-
-
-def _pack(pairs: Pairs) -> dict[str, np.ndarray]:
-    """The arrays of `pairs` as plain numbers: texts become the bytes of a JSON list."""
-    arrays = {name: value for name, value in vars(pairs).items() if name != "source"}
-    return arrays | {name: np.frombuffer(json.dumps(arrays[name].tolist()).encode(), np.uint8) for name in TEXT_FIELDS}
-
-
-def _unpack(arrays: dict[str, np.ndarray], source: Path) -> Pairs:
-    texts = {name: np.array(json.loads(arrays[name].tobytes()), object) for name in TEXT_FIELDS}
-    return Pairs(**(arrays | texts), source=source)

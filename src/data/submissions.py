@@ -117,12 +117,11 @@ def check_submission(path: str | Path, test: TestCaptions, image_dim: int | None
     width = embeddings.shape[1]
     if image_dim is not None and width != image_dim:
         raise InputError(f"{path}: its embeddings have {width} numbers; those of the images have {image_dim}")
-    notes = [] if image_dim else [f"the embeddings have {width} numbers; the width of the images is not known"]
-    if (submission.caption_ids != test.caption_ids).any():
-        notes.append("the rows are in another order than the test captions")
-    if len(embeddings) > 1 and (embeddings == embeddings[0]).all():
-        notes.append("all embeddings are the same")
     zeros = int((embeddings == 0).all(axis=1).sum())
-    if zeros:
-        notes.append(f"{zeros} embeddings are all zeros")
-    return notes
+    notes = {
+        f"the embeddings have {width} numbers; the width of the images is not known": image_dim is None,
+        "the rows are in another order than the test captions": (submission.caption_ids != test.caption_ids).any(),
+        "all embeddings are the same": len(embeddings) > 1 and (embeddings == embeddings[0]).all(),
+        f"{zeros} embeddings are all zeros": zeros,
+    }
+    return [note for note, holds in notes.items() if holds]
