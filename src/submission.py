@@ -1,159 +1,35 @@
-"""The submission CSV: write, read, check, send to Kaggle.
+"""Check a submission CSV, send it to Kaggle, and keep the table of what was sent.
 
     python -m src.submission check submission_mrr_baseline.csv
     python -m src.submission submit submission_mrr_baseline.csv --competition <slug> --message "baseline, seed 43"
     python -m src.submission scores --competition <slug>       # fill in the scores that were not known yet
 
-Header `id,embedding`; one row per test caption: its id and a quoted JSON list of the V numbers of its predicted image
-embedding, each in the shortest form that reads back to the same float32.
-
-Shapes: N captions, V image width.
+The table, submissions.csv, has one row for each file sent: when, which file with which contents, of which run, and
+its score.
 """
 
 import argparse
-from dataclasses import dataclass
+import csv
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import orjson
-
 from src.common.cli import MODELS_DIR, TEST_NPZ, TRAIN_NPZ, HelpFormatter, print_settings, run
-from src.common.files import InputError, atomic_path, require_file
-from src.common.kaggle import fill_scores, send, wait_for_score
-from src.data.pairs import TestCaptions, embedding_dims, open_test_captions
-from src.training.runs import recorded_runs, sha256
+from src.common.files import InputError, atomic_path, now, sha256
+from src.common.kaggle import kaggle
+from src.data.pairs import embedding_dims, open_test_captions
+from src.data.submissions import check_submission
 
-HEADER = "id,embedding"
 LOG = Path("submissions.csv")
-
-
-@dataclass(frozen=True, eq=False)
-class Submission:
-    """caption_ids (N,) int64, each once, in the file's order; embeddings (N, V) float32, finite."""
-
-    caption_ids: np.ndarray
-    embeddings: np.ndarray
-    source: Path
-
-    def aligned(self, caption_ids: np.ndarray) -> np.ndarray:
-        """The embeddings in the order of `caption_ids` (N,). (N, V) float32. Raises InputError if the ids differ."""
-        missing = np.setdiff1d(caption_ids, self.caption_ids)
-        unknown = np.setdiff1d(self.caption_ids, caption_ids)
-        if len(missing) or len(unknown):
-            raise InputError(
-                f"{self.source}: lacks {len(missing)} of the {len(caption_ids)} expected ids {missing[:3].tolist()} "
-                f"and has {len(unknown)} unknown ones {unknown[:3].tolist()}"
-            )
-        order = np.argsort(self.caption_ids)
-        return self.embeddings[order[np.searchsorted(self.caption_ids, caption_ids, sorter=order)]]
-
-
-def write_submission(path: str | Path, caption_ids: np.ndarray, embeddings: np.ndarray) -> None:
-    """Write caption_ids (N,) int and embeddings (N, V) float32, whole or not at all.
-
-    Raises InputError unless all numbers are finite.
-    """
-    embeddings = np.ascontiguousarray(embeddings, np.float32)
-    if not np.isfinite(embeddings).all():
-        raise InputError(f"{path}: not written, the predictions hold NaN or infinite numbers")
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.write(HEADER.encode() + b"\n")
-        for caption_id, row in zip(caption_ids, embeddings, strict=True):
-            numbers = orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)
-            # The one float32 whose shortest form gives its neighbour to a reader that rounds to float64 first.
-            numbers = numbers.replace(b"7.038531e-26", b"7.0385307e-26")
-            file.write(b'%d,"%b"\n' % (caption_id, numbers))
-
-
-def read_submission(path: str | Path) -> Submission:
-    """Read a submission, rows in any order. Raises InputError that names the file, the line and what is wrong in it."""
-    line_of, rows = {}, []
-    with require_file(path).open("rb") as file:
-        header = file.readline(200).decode(errors="replace").removeprefix("\ufeff").strip()
-        if header != HEADER:
-            found = f"its first line is {header[:60]!r}" if header else "it is empty"
-            raise InputError(f"{path}: {found}; expected {HEADER!r}")
-        for number, line in enumerate(file, start=2):
-            if line.isspace():
-                continue
-            try:
-                caption_id, embedding = _parse_row(line.strip())
-                if caption_id in line_of:
-                    raise InputError(f"id {caption_id} stands in line {line_of[caption_id]} already")
-                if rows and len(embedding) != len(rows[0]):
-                    raise InputError(f"{len(embedding)} numbers; the lines before have {len(rows[0])}")
-            except InputError as error:
-                raise InputError(f"{path}: line {number}: {error}") from None
-            line_of[caption_id] = number
-            rows.append(embedding)
-    if not rows:
-        raise InputError(f"{path}: has a header but no rows")
-    return Submission(np.array(list(line_of), np.int64), np.stack(rows), Path(path))
-
-
-def _parse_row(line: bytes) -> tuple[int, np.ndarray]:
-    """A line's id, and its embedding (V,) float32."""
-    caption_id, _, field = line.partition(b",")
-    try:
-        caption_id = int(np.int64(int(caption_id)))
-    except (ValueError, OverflowError):
-        raise InputError(f"{_excerpt(caption_id)} is not the id of a caption") from None
-    if len(field) < 2 or not field.startswith(b'"') or not field.endswith(b'"'):
-        raise InputError(f'expected id,"[numbers]" with the list in double quotes; found {_excerpt(field)}')
-    try:
-        values = orjson.loads(field[1:-1])
-    except orjson.JSONDecodeError as error:
-        raise InputError(f"not a JSON list of finite numbers from {_excerpt(field[1:-1][error.pos :])} on") from None
-    if not isinstance(values, list) or not values or not set(map(type, values)) <= {int, float}:
-        raise InputError(f"not a JSON list of finite numbers: {_excerpt(field[1:-1])}")
-    with np.errstate(over="ignore"):
-        embedding = np.array(values, np.float64).astype(np.float32)
-    if not np.isfinite(embedding).all():
-        raise InputError(f"{values[np.isfinite(embedding).argmin()]} is too large for float32")
-    return caption_id, embedding
-
-
-def _excerpt(text: bytes) -> str:
-    return repr(text[:24].decode(errors="replace") + "…" * (len(text) > 24))
-
-
-def check_submission(path: str | Path, test: TestCaptions, image_dim: int | None) -> list[str]:
-    """Check a CSV against the captions to predict and, if known, the width of the images.
-
-    Returns notes on what is allowed but odd. Raises InputError for what Kaggle would refuse.
-    """
-    submission = read_submission(path)
-    embeddings = submission.aligned(test.caption_ids)
-    width = embeddings.shape[1]
-    if image_dim is not None and width != image_dim:
-        raise InputError(f"{path}: its embeddings have {width} numbers; those of the images have {image_dim}")
-    notes = [] if image_dim else [f"the embeddings have {width} numbers; the width of the images is not known"]
-    if (submission.caption_ids != test.caption_ids).any():
-        notes.append("the rows are in another order than the test captions")
-    if len(embeddings) > 1 and (embeddings == embeddings[0]).all():
-        notes.append("all embeddings are the same")
-    zeros = int((embeddings == 0).all(axis=1).sum())
-    if zeros:
-        notes.append(f"{zeros} embeddings are all zeros")
-    return notes
-
-
-def runs_by_submission(models_dir: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """The recorded runs in `models_dir`, folder and record, by the SHA-256 of the submission that each wrote."""
-    return {
-        record["submission"]["sha256"]: (run_dir, record)
-        for run_dir, record in recorded_runs(models_dir)
-        if "submission" in record
-    }
+COLUMNS = ["utc", "file", "sha256", "run", "competition", "message", "score"]
+POLL_SECONDS = 5
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    add_command = partial(
-        parser.add_subparsers(dest="command", required=True).add_parser, formatter_class=HelpFormatter
-    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    add_command = partial(commands.add_parser, formatter_class=HelpFormatter)
     check = add_command("check", help="say what is wrong with a CSV before Kaggle does")
     submit = add_command("submit", help="check a CSV, send it to Kaggle, log it in submissions.csv")
     scores = add_command("scores", help="fill in scores that were not known yet")
@@ -179,13 +55,92 @@ def main(argv: list[str] | None = None) -> None:
     noted = {f"note {number}": note for number, note in enumerate(notes, 1)}
     print_settings(f"ok: {args.file} ({size}) has all {len(test)} test captions of {args.test_npz}", noted)
     if args.command == "submit":
-        digest = sha256(args.file)
-        run_dir, _ = runs_by_submission(args.models_dir).get(digest, ("", None))
-        send(args.file, digest, str(run_dir), args.competition, args.message, args.log)
+        send(args.file, args.competition, args.message, args.log, args.models_dir)
         print(f"sent to {args.competition}, logged in {args.log}", flush=True)
         score = wait_for_score(args.log, args.competition, args.wait)
         later = f"not known yet; later: python -m src.submission scores --competition {args.competition}"
         print(f"score: {score or later}")
+
+
+def send(path: Path, competition: str, message: str, log: Path, models_dir: Path) -> None:
+    """Submit a file to Kaggle and append a row to `log`. Raises InputError, and logs nothing, if Kaggle refuses it."""
+    rows = _read_log(log)  # before anything is sent: it may be damaged
+    digest = sha256(path)
+    run_dir, _ = runs_by_submission(models_dir).get(digest, ("", None))
+    kaggle("submit", "-c", competition, "-f", str(path), "-m", message)
+    values = (now(), str(path), digest, str(run_dir), competition, message, "")
+    _write_log(log, [*rows, dict(zip(COLUMNS, values, strict=True))])
+
+
+def wait_for_score(log: Path, competition: str, seconds: float) -> str:
+    """Ask every few seconds until the last row of `log` has its score. Returns the score, "" after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        fill_scores(log, competition)
+        score = _read_log(log)[-1]["score"]
+        if score or time.monotonic() + POLL_SECONDS > deadline:
+            return score
+        time.sleep(POLL_SECONDS)
+
+
+def fill_scores(log: Path, competition: str) -> int:
+    """Enter the public scores that `log` lacks, or "error" for what Kaggle could not score. Returns how many."""
+    rows = _read_log(log)
+    ours = [row for row in rows if row["competition"] == competition]
+    theirs = _oldest_first(kaggle("submissions", "-c", competition, "--csv")) if ours else []
+    filled = 0
+    for key in {(Path(row["file"]).name, row["message"]) for row in ours}:
+        sent = [row for row in ours if (Path(row["file"]).name, row["message"]) == key]
+        listed = [entry for entry in theirs if (entry["fileName"], entry["description"]) == key]
+        # The same name and message sent twice: the first of the log is the first of the listing, which may still
+        # lack the last, or have older ones that the log lacks.
+        for row, entry in zip(sent, listed[-len(sent) :], strict=False):
+            score = "error" if "error" in entry["status"].lower() else entry["publicScore"]
+            if not row["score"] and score not in ("", "None"):
+                row["score"] = score
+                filled += 1
+    if filled:
+        _write_log(log, rows)
+    return filled
+
+
+def _oldest_first(output: str) -> list[dict[str, str]]:
+    """The table that `kaggle competitions submissions --csv` prints, below any remarks, newest first."""
+    lines = output.splitlines()
+    start = next((number for number, line in enumerate(lines) if "fileName" in line), len(lines))
+    listing = list(csv.DictReader(lines[start:]))
+    if listing and not {"description", "status", "publicScore"} <= listing[0].keys():
+        raise InputError(f"`kaggle competitions submissions` gave a table without the score: {lines[start]}")
+    return listing[::-1]
+
+
+def _read_log(log: Path) -> list[dict[str, str]]:
+    if not log.exists():
+        return []
+    with log.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    if reader.fieldnames != COLUMNS or any(None in row or None in row.values() for row in rows):
+        raise InputError(f"{log}: not a table with the columns {', '.join(COLUMNS)}; name another with --log")
+    return rows
+
+
+def _write_log(log: Path, rows: list[dict[str, str]]) -> None:
+    with atomic_path(log) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def runs_by_submission(models_dir: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """The recorded runs in `models_dir`, folder and record, by the SHA-256 of the submission that each wrote."""
+    from src.training.runs import recorded_runs
+
+    return {
+        record["submission"]["sha256"]: (run_dir, record)
+        for run_dir, record in recorded_runs(models_dir)
+        if "submission" in record
+    }
 
 
 if __name__ == "__main__":

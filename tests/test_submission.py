@@ -1,183 +1,203 @@
-"""The submission CSV: exact to the float32, read in any order, and its faults named before Kaggle finds them."""
+"""The command: a CSV checked, sent and logged. Kaggle is played by a script of that name on PATH."""
 
-import ast
 import csv
 import json
+import os
+import sys
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from src.common.files import InputError
-from src.data.pairs import embedding_dims, open_test_captions
-from src.submission import main, read_submission, write_submission
+from src.common.files import InputError, sha256
+from src.data.pairs import Pairs, TestCaptions, save_pairs, save_test_captions
+from src.data.submissions import write_submission
+from src.submission import main
 from tests.conftest import assert_input_error
 
-
-def bits(values):
-    return np.asarray(values, np.float32).view(np.uint32)
-
-
-@pytest.fixture
-def csv_file(tmp_path):
-    """Write a CSV with the given lines, `\\n` after each, and return its path."""
-
-    def write(*lines, encoding="utf-8"):
-        path = tmp_path / "some.csv"
-        path.write_bytes("".join(line + "\n" for line in lines).encode(encoding))
-        return path
-
-    return write
-
-
-def test_the_file_is_what_kaggle_expects(tmp_path):
-    embeddings = np.array([[0.1, -0.0, 1], [1e38, 1e-45, 16777216]], np.float32)
-    write_submission(tmp_path / "some.csv", np.array([30, 7]), embeddings)
-    text = (tmp_path / "some.csv").read_text()
-    assert text == 'id,embedding\n30,"[0.1,-0.0,1.0]"\n7,"[1e+38,1e-45,16777216.0]"\n'
-
-
-def test_every_kind_of_float32_comes_back_bit_by_bit(tmp_path):
-    """All 2^32 were tried once: the first of these is the only one whose shortest form does not survive float64."""
-    special = np.array([0x15AE43FD, 0x95AE43FD, 0, 0x80000000, 1, 0x007FFFFF, 0x00800000, 0x7F7FFFFF], np.uint32)
-    random = np.random.default_rng(0).integers(0, 2**32, 100_000, dtype=np.uint32)
-    patterns = np.concatenate([special, random])
-    patterns = patterns[np.isfinite(patterns.view(np.float32))]
-    embeddings = patterns[: len(patterns) // 100 * 100].reshape(100, -1).view(np.float32)
-    write_submission(tmp_path / "some.csv", np.arange(100), embeddings)
-    assert (bits(read_submission(tmp_path / "some.csv").embeddings) == bits(embeddings)).all()
-
-    with (tmp_path / "some.csv").open(newline="") as file:  # and through the usual readers, which give float64
-        rows = [row["embedding"] for row in csv.DictReader(file)]
-    assert (bits([json.loads(row) for row in rows]) == bits(embeddings)).all()
-    assert (bits([ast.literal_eval(row) for row in rows[:5]]) == bits(embeddings[:5])).all()
-
-
-def test_a_full_size_file_takes_25_mb(tmp_path):
-    embeddings = np.random.default_rng(0).standard_normal((1500, 1536)).astype(np.float32)
-    write_submission(tmp_path / "some.csv", np.arange(1500), embeddings)
-    assert (tmp_path / "some.csv").stat().st_size < 26e6
-    assert (read_submission(tmp_path / "some.csv").embeddings == embeddings).all()
-
-
-def test_it_reads_what_pandas_writes(tmp_path):
-    embeddings = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
-    table = pd.DataFrame({"id": np.arange(5), "embedding": [str(row.tolist()) for row in embeddings]})
-    table.to_csv(tmp_path / "some.csv", index=False, encoding="utf-8-sig", lineterminator="\r\n")
-    assert (read_submission(tmp_path / "some.csv").embeddings == embeddings).all()
-
-
-def test_rows_stand_in_any_order(csv_file):
-    submission = read_submission(csv_file("id,embedding", '5,"[1, 2]"', "", '-3,"[ 0.5 ,1e2]"', '4,"[7,8.0]"'))
-    assert submission.caption_ids.tolist() == [5, -3, 4]
-    assert submission.embeddings.dtype == np.float32
-    assert submission.aligned(np.array([-3, 4, 5])).tolist() == [[0.5, 100], [7, 8], [1, 2]]
-    with pytest.raises(InputError, match=r"some.csv: lacks 1 of the 3 expected ids \[9\] and has 1 unknown ones \[4\]"):
-        submission.aligned(np.array([-3, 9, 5]))
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_is_not_written(tmp_path, value):
-    with pytest.raises(InputError, match="NaN or infinite"):
-        write_submission(tmp_path / "some.csv", np.arange(2), np.array([[0, 1], [2, value]], np.float32))
-    assert not list(tmp_path.iterdir())
-
-
-ROW = '1,"[0.5,1.5]"'
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ([], "it is empty"),
-        (["id,vector", ROW], "its first line is 'id,vector'"),
-        (["id,embedding"], "has a header but no rows"),
-        (["id,embedding", ROW, '2,"[0.5]"'], "line 3: 1 numbers; the lines before have 2"),
-        (["id,embedding", ROW, "", '1,"[0.5,2]"'], "line 4: id 1 stands in line 2 already"),
-        (["id,embedding", "1,[0.5,1.5]"], "line 2: .*double quotes"),
-        (["id,embedding", "1;[0.5]"], "line 2: '1;.*' is not the id"),
-        (["id,embedding", '1, "[0.5]"'], "line 2: .*double quotes"),
-        (["id,embedding", '1.0,"[0.5]"'], "line 2: '1.0' is not the id"),
-        (["id,embedding", '99999999999999999999,"[0.5]"'], "line 2: .* is not the id"),
-        (["id,embedding", '1,"[0.5,NaN,1.5]"'], r"line 2: .* 'NaN,1.5\]'"),
-        (["id,embedding", '1,"[0.5,Infinity]"'], "line 2: .* 'Infinity"),
-        (["id,embedding", '1,"[0.5,null]"'], r"line 2: .*\[0.5,null\]"),
-        (["id,embedding", '1,"[true,0.5]"'], "line 2: .*finite numbers"),
-        (["id,embedding", '1,"["0.5"]"'], "line 2: .*finite numbers"),
-        (["id,embedding", '1,"[[0.5]]"'], "line 2: .*finite numbers"),
-        (["id,embedding", '1,"[]"'], "line 2: .*finite numbers"),
-        (["id,embedding", '1,"0.5"'], "line 2: .*finite numbers"),
-        (["id,embedding", '1,"[0.5 1.5]"'], r"line 2: .* '1.5\]'"),
-        (["id,embedding", '1,"[0.5'], "line 2: .*double quotes"),
-        (["id,embedding", '1,"[0.5,1e39]"'], r"line 2: 1e\+39 is too large for float32"),
-        (["id,embedding", '1,"[0.5,1e999]"'], "line 2: .*1e999"),
-    ],
-)
-def test_faults_are_named_with_their_line(csv_file, lines, message):
-    with pytest.raises(InputError, match=f"some.csv: {message}"):
-        read_submission(csv_file(*lines))
-
-
-def test_other_encodings_are_refused(csv_file):
-    with pytest.raises(InputError, match="first line"):
-        read_submission(csv_file("id,embedding", ROW, encoding="utf-16"))
-
-
-@pytest.fixture(scope="session")
-def valid(sample):
-    """Ids and embeddings of a submission for the sample that has no fault."""
-    ids = open_test_captions(sample / "test/test.clean.npz").caption_ids
-    width = embedding_dims(sample / "train/train.npz")["image"]
-    return ids, np.random.default_rng(0).standard_normal((len(ids), width)).astype(np.float32)
+FAKE = """#!{python}
+import json, sys
+from pathlib import Path
+folder = Path(__file__).parent
+with (folder / "calls.jsonl").open("a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+answer = json.loads((folder / "answers.json").read_text())[sys.argv[2]]
+print(answer.get("out", ""))
+print(answer.get("err", ""), file=sys.stderr)
+sys.exit(answer.get("status", 0))
+"""
+LISTING = "ref,fileName,date,description,status,publicScore,privateScore\n"
 
 
 @pytest.fixture
-def check(sample, tmp_path, capsys):
-    """Write a CSV, check it as `python -m src.submission check` does, and return what that prints."""
+def kaggle(tmp_path, monkeypatch):
+    """A folder at the head of PATH with a `kaggle` whose answers the test sets."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "kaggle").write_text(FAKE.format(python=sys.executable))
+    (folder / "kaggle").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
-    def start(caption_ids, embeddings, train_npz=sample / "train/train.npz"):
-        write_submission(tmp_path / "some.csv", caption_ids, embeddings)
-        data = ("--test-npz", sample / "test/test.clean.npz", "--train-npz", train_npz)
-        main(["check", *map(str, (tmp_path / "some.csv", *data))])
+    def answer(submissions="No submissions found", **submit):
+        answers = {"submit": submit, "submissions": {"out": submissions}}
+        (folder / "answers.json").write_text(json.dumps(answers))
+
+    answer()
+    answer.calls = lambda: [json.loads(line) for line in (folder / "calls.jsonl").read_text().splitlines()]
+    return answer
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """In a working folder with the data and mine.csv, which has no fault: run the command, return what it prints."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    captions = {
+        "caption_ids": np.array([30, 7]),
+        "caption_texts": np.array(["a dog", "a cat"], object),
+        "text_embeddings": rng.standard_normal((2, 4), np.float32),
+    }
+    images = {"image_names": np.array(["a.jpg"], object), "image_embeddings": rng.standard_normal((1, 3), np.float32)}
+    save_pairs(Pairs(**captions, image_of_caption=np.zeros(2, np.int32), **images), "data/train/train.npz")
+    save_test_captions(TestCaptions(**captions), "data/test/test.clean.npz")
+    write_submission("mine.csv", captions["caption_ids"], rng.standard_normal((2, 3), np.float32))
+
+    def start(*arguments):
+        main(list(map(str, arguments)))
         return capsys.readouterr().out
 
     return start
 
 
-def test_check_says_ok(check, valid):
-    output = check(*valid)
-    assert output.startswith("ok: ")
-    assert f"all {len(valid[0])} test captions" in output
-    assert "note" not in output
+@pytest.fixture
+def submit(command):
+    arguments = ("submit", "mine.csv", "--competition", "aml", "--message", "first, a try", "--wait", "0")
+    return lambda: command(*arguments)
 
 
-def test_check_names_wrong_ids_and_widths(check, valid):
-    ids, embeddings = valid
-    with pytest.raises(InputError, match=rf"some.csv: lacks 1 of the {len(ids)} expected ids \[{ids[0]}\]"):
-        check(ids[1:], embeddings[1:])
-    with pytest.raises(InputError, match=r"has 1 unknown ones \[987654\]"):
-        check(np.append(ids, 987654), np.append(embeddings, embeddings[:1], axis=0))
-    with pytest.raises(InputError, match=f"have 7 numbers; .* have {embeddings.shape[1]}"):
-        check(ids, embeddings[:, :7])
-    with pytest.raises(InputError, match=f"id {ids[1]} stands in line 2 already"):
-        check(np.append(ids[1:], ids[1]), embeddings)
+def logged(tmp_path):
+    with (tmp_path / "submissions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
-def test_check_notes_what_is_odd(check, valid, tmp_path):
-    ids, embeddings = valid
-    assert "another order" in check(ids[::-1], embeddings[::-1])
-    constant = check(ids, np.zeros_like(embeddings))
-    assert "all embeddings are the same" in constant
-    assert f"{len(ids)} embeddings are all zeros" in constant
-    without_images = check(ids, embeddings[:, :7], tmp_path / "absent.npz")
-    assert "have 7 numbers; the width of the images is not known" in without_images
+def test_check_says_ok_and_what_is_odd(command, tmp_path):
+    assert command("check", "mine.csv") == (
+        "ok: mine.csv (0.0 MB) has all 2 test captions of data/test/test.clean.npz\n"
+    )
+    (tmp_path / "data/train/train.npz").unlink()
+    assert "  note 1  the embeddings have 3 numbers; the width of the images is not known\n" in command(
+        "check", "mine.csv"
+    )
 
 
-def test_as_a_user_starts_it(run_script, sample, valid, tmp_path):
-    data = ("--test-npz", sample / "test/test.clean.npz", "--train-npz", sample / "train/train.npz")
-    check = ("-m", "src.submission", "check", tmp_path / "some.csv", *data)
-    assert_input_error(run_script(*check), "some.csv", "no such file")
-    write_submission(tmp_path / "some.csv", *valid)
-    result = run_script(*check)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("ok: ")
+def test_check_names_faults(command):
+    write_submission("mine.csv", np.array([30, 7]), np.zeros((2, 5)))
+    with pytest.raises(InputError, match=r"mine\.csv: its embeddings have 5 numbers; those of the images have 3"):
+        command("check", "mine.csv")
+
+
+def test_as_a_user_starts_it(run_script):
+    assert_input_error(run_script("-m", "src.submission", "check", "absent.csv"), "no such file")
+
+
+def test_a_file_is_sent_and_logged_with_its_run_and_score(submit, kaggle, tmp_path):
+    digest = sha256(tmp_path / "mine.csv")
+    run = {"recipe": {}, "data": {}, "status": "finished", "submission": {"path": "elsewhere.csv", "sha256": digest}}
+    other = run | {"submission": {"path": "mine.csv", "sha256": "0"}}
+    for name, record in (("a_other", other), ("b_this", run)):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "run.json").write_text(json.dumps(record))
+    kaggle("Warning: outdated\n" + LISTING + '9,mine.csv,now,"first, a try",SubmissionStatus.COMPLETE,0.61803,None')
+    assert "score: 0.61803" in submit()
+    sent, asked = kaggle.calls()
+    assert sent == ["competitions", "submit", "-c", "aml", "-f", "mine.csv", "-m", "first, a try"]
+    assert asked == ["competitions", "submissions", "-c", "aml", "--csv"]
+    (row,) = logged(tmp_path)
+    assert row.pop("utc").startswith("20")
+    assert row == {
+        "file": "mine.csv",
+        "sha256": digest,
+        "run": "models/b_this",
+        "competition": "aml",
+        "message": "first, a try",
+        "score": "0.61803",
+    }
+
+
+def test_scores_are_filled_in_later(submit, command, kaggle, tmp_path):
+    pending = '{ref},mine.csv,now,"first, a try",SubmissionStatus.PENDING,,\n'
+    complete = '{ref},mine.csv,now,"first, a try",SubmissionStatus.COMPLETE,{score},\n'
+    assert "not known yet; later: python -m src.submission scores --competition aml" in submit()
+    # The same name and message again: the first one's score, known by now, is not taken for the second's.
+    kaggle(LISTING + complete.format(ref=1, score=0.5))
+    assert "not known yet" in submit()
+    assert [row["score"] for row in logged(tmp_path)] == ["0.5", ""]
+    assert logged(tmp_path)[1]["run"] == ""
+    kaggle(LISTING + pending.format(ref=2) + complete.format(ref=1, score=0.5))
+    assert "0 scores filled in" in command("scores", "--competition", "aml")
+    kaggle(LISTING + complete.format(ref=2, score=0.7) + complete.format(ref=1, score=0.5))
+    assert "1 scores filled in" in command("scores", "--competition", "aml")
+    assert [row["score"] for row in logged(tmp_path)] == ["0.5", "0.7"]
+
+
+def test_only_the_same_competition_name_and_message_match(command, kaggle, tmp_path):
+    log = tmp_path / "submissions.csv"
+    columns = "utc,file,sha256,run,competition,message,score\n"
+    log.write_text(columns + "now,out/a.csv,0,,aml,one,\nnow,out/a.csv,0,,other,one,\nnow,b.csv,0,,aml,two,\n")
+    kaggle(LISTING + "3,b.csv,now,two,ERROR,,\n2,a.csv,now,one,COMPLETE,0.2,\n1,a.csv,now,two,COMPLETE,0.1,\n")
+    assert "2 scores filled in" in command("scores", "--competition", "aml")
+    assert [row["score"] for row in logged(tmp_path)] == ["0.2", "", "error"]
+
+
+def test_older_ones_that_the_log_lacks_are_passed_over(command, kaggle, tmp_path):
+    log = tmp_path / "submissions.csv"
+    log.write_text("utc,file,sha256,run,competition,message,score\nnow,a.csv,0,,aml,one,\n")
+    kaggle(LISTING + "2,a.csv,now,one,COMPLETE,0.2,\n1,a.csv,then,one,COMPLETE,0.1,\n")
+    assert "1 scores filled in" in command("scores", "--competition", "aml")
+    assert logged(tmp_path)[0]["score"] == "0.2"
+
+
+def test_a_faulty_file_is_not_sent(submit, kaggle, tmp_path):
+    (tmp_path / "mine.csv").write_text('id,embedding\n1,"[0.5]"\n')
+    with pytest.raises(InputError, match=r"mine\.csv"):
+        submit()
+    assert not (tmp_path / "bin/calls.jsonl").exists()
+    assert not (tmp_path / "submissions.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"status": 1, "out": "Authentication required to call the Kaggle API.\n\nFirst, …"}, "kaggle auth login"),
+        ({"status": 1, "err": "OSError: Could not find kaggle.json. Make sure …"}, "kaggle auth login"),
+        ({"status": 1, "err": "100%|███| 1/1\nCould not find competition"}, "failed: Could not find competition"),
+        ({"status": 0, "out": "Could not submit to competition"}, "failed: Could not submit"),  # clients before 2.0
+        ({"status": 1}, "no reason given"),
+    ],
+)
+def test_what_kaggle_refuses_is_said_and_not_logged(submit, kaggle, tmp_path, answer, message):
+    kaggle(**answer)
+    with pytest.raises(InputError, match=message):
+        submit()
+    assert not (tmp_path / "submissions.csv").exists()
+
+
+def test_without_kaggle_one_line_says_what_to_do(submit, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="pip install kaggle, then run `kaggle auth login`"):
+        submit()
+
+
+def test_a_damaged_log_is_kept_and_nothing_sent(submit, kaggle, tmp_path):
+    (tmp_path / "submissions.csv").write_text("my,own,table\n1,2,3\n")
+    with pytest.raises(InputError, match=r"submissions\.csv: .* --log"):
+        submit()
+    assert (tmp_path / "submissions.csv").read_text() == "my,own,table\n1,2,3\n"
+    assert not (tmp_path / "bin/calls.jsonl").exists()
+
+
+def test_a_listing_without_scores_is_an_error(command, kaggle, tmp_path):
+    log = tmp_path / "submissions.csv"
+    log.write_text("utc,file,sha256,run,competition,message,score\nnow,a.csv,0,,aml,one,\n")
+    kaggle("fileName,date\na.csv,now\n")
+    with pytest.raises(InputError, match="without the score"):
+        command("scores", "--competition", "aml")

@@ -67,6 +67,7 @@ def apply_keep_list(pairs: Pairs, path: str | Path) -> Pairs:
 
     Raises InputError if the list was made for other data.
     """
+    assert pairs.source is not None, "a whole file as it was opened"
     keep_list = open_keep_list(path)
     wanted, actual = keep_list.provenance["input_fingerprint"], fingerprint(pairs.source)
     if wanted != actual or not np.array_equal(keep_list.caption_ids, pairs.caption_ids):

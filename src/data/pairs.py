@@ -1,4 +1,4 @@
-"""The challenge's caption-image pairs: open, select and save `train.npz`; open `test.clean.npz`.
+"""The challenge's caption-image pairs: open, select and save `train.npz`; open and save `test.clean.npz`.
 
 Shapes: N captions, M images, T text width, V image width.
 
@@ -7,27 +7,34 @@ never held: its rows are streamed from the archive, each becoming one int32 imag
 on saving.
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from src.common.files import InputError, require_file
-from src.data.cache import read_cache, source_stamp, write_cache
+from src.data.cache import read_cache, write_cache
 from src.data.npz import BLOCK_BYTES, NpzReader, NpzWriter, create_npz, open_npz
 
 HINT = "run `bash setup.sh` to prepare data/"
 CACHE_FROM_BYTES = 100_000_000  # smaller files open in about half a second without a cache
-CHECK_BLOCK_ROWS = 4096
+ARRAYS: dict[str, tuple[str, ...]] = {  # by key: its kind, and the metadata that state its shape
+    "captions/ids": ("iu", "num_captions"),
+    "captions/text": ("U", "num_captions"),
+    "captions/embeddings": ("f", "num_captions", "embedding_dim_text"),
+    "captions/label": ("b", "num_captions", "num_images"),
+    "images/names": ("U", "num_images"),
+    "images/embeddings": ("f", "num_images", "embedding_dim_image"),
+}
+TEST_ARRAYS = ("captions/ids", "captions/text", "captions/embeddings")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TestCaptions:
-    """Captions without images. ids (N,) int64, texts (N,) object array of str, embeddings (N, T) float32."""
+    """Captions. caption_ids (N,) int64; caption_texts (N,) object array of str; text_embeddings (N, T) float32."""
 
     __test__ = False  # a name that pytest would take for a test class
 
@@ -41,24 +48,16 @@ class TestCaptions:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Pairs:
+class Pairs(TestCaptions):
     """Captions and the image of each.
 
-    caption_ids (N,) int64; caption_texts (N,) object array of str; text_embeddings (N, T) float32;
-    image_of_caption (N,) int32, an index into the images; image_names (M,) object array of str;
-    image_embeddings (M, V) float32. An image may have no caption.
+    image_of_caption (N,) int32, an index into the images; image_names (M,) object array of str; image_embeddings (M, V)
+    float32. An image may have no caption.
     """
 
-    caption_ids: np.ndarray
-    caption_texts: np.ndarray
-    text_embeddings: np.ndarray
     image_of_caption: np.ndarray
     image_names: np.ndarray
     image_embeddings: np.ndarray
-    source: Path | None = None
-
-    def __len__(self) -> int:
-        return len(self.caption_ids)
 
     @property
     def num_images(self) -> int:
@@ -97,23 +96,25 @@ def open_pairs(path: str | Path, *, cache: bool | None = None) -> Pairs:
         cache = path.stat().st_size > CACHE_FROM_BYTES
     if not cache:
         return _read_pairs(path)
-    stamp = source_stamp(path)
-    kept = read_cache(path, stamp)
-    if kept is not None:
-        with suppress(ValueError, TypeError):  # damaged where read_cache does not look
-            return _unpack(kept, path)
+    contents = fingerprint(path)
+    if (kept := read_cache(path, contents)) is not None:
+        with suppress(TypeError):  # a damaged name
+            return Pairs(**kept, source=path)
     pairs = _read_pairs(path)
-    write_cache(path, stamp, _pack(pairs))
+    write_cache(path, contents, {name: array for name, array in vars(pairs).items() if name != "source"})
     return pairs
 
 
 def open_test_captions(path: str | Path) -> TestCaptions:
     """Open a `test.clean.npz`. Raises InputError that names the file and what is wrong in it."""
     with open_npz(path, HINT) as archive:
-        ids, texts = _read_ids_and_texts(archive)
-        embeddings = _read_embeddings(archive, "captions/embeddings")
-        _check_captions(archive, ids, texts, embeddings)
-    return TestCaptions(caption_ids=ids, caption_texts=texts, text_embeddings=embeddings, source=Path(path))
+        _check_shapes(archive, TEST_ARRAYS)
+        return TestCaptions(
+            caption_ids=_read_ids(archive),
+            caption_texts=_read_texts(archive, "captions/text"),
+            text_embeddings=_read_embeddings(archive, "captions/embeddings"),
+            source=archive.path,
+        )
 
 
 def embedding_dims(path: str | Path) -> dict[str, int]:
@@ -136,12 +137,10 @@ def save_pairs(pairs: Pairs, path: str | Path) -> None:
     """Save in the challenge's layout, the (N, M) label matrix streamed row by row; whole or not at all."""
     shape = (len(pairs), pairs.num_images)
     with create_npz(path) as archive:
-        archive.array("metadata/num_captions", np.array([len(pairs)]))
-        archive.array("metadata/num_images", np.array([pairs.num_images]))
-        archive.array("metadata/embedding_dim_text", np.array([pairs.text_embeddings.shape[1]]))
-        archive.array("metadata/embedding_dim_image", np.array([pairs.image_embeddings.shape[1]]))
         _write_captions(archive, pairs)
-        archive.blocks("captions/label", shape, bool, _label_blocks(pairs.image_of_caption, pairs.num_images))
+        archive.array("metadata/num_images", np.array([pairs.num_images]))
+        archive.array("metadata/embedding_dim_image", np.array([pairs.image_embeddings.shape[1]]))
+        archive.blocks("captions/label", shape, np.dtype(bool), _label_blocks(pairs.image_of_caption, pairs.num_images))
         archive.array("images/names", pairs.image_names.astype(str))
         archive.array("images/embeddings", pairs.image_embeddings)
 
@@ -149,120 +148,12 @@ def save_pairs(pairs: Pairs, path: str | Path) -> None:
 def save_test_captions(captions: TestCaptions, path: str | Path) -> None:
     """Save captions without images in the layout of `test.clean.npz`, whole or not at all."""
     with create_npz(path) as archive:
-        archive.array("metadata/num_captions", np.array([len(captions)]))
-        archive.array("metadata/embedding_dim_text", np.array([captions.text_embeddings.shape[1]]))
         _write_captions(archive, captions)
 
 
-def _read_pairs(path: Path) -> Pairs:
-    # What takes long, inflating and checking, leaves Python's lock: the three large members are read side by side.
-    with open_npz(path) as archive, ThreadPoolExecutor(3) as pool:
-        text_reader = pool.submit(_read_embeddings, archive, "captions/embeddings")
-        label_reader = pool.submit(_read_labels, archive)
-        image_reader = pool.submit(_read_embeddings, archive, "images/embeddings")
-        ids, texts = _read_ids_and_texts(archive)
-        names = _read_texts(archive, "images/names")
-        _check_unique(archive, "images/names", names)
-        text_embeddings, image_embeddings = text_reader.result(), image_reader.result()
-        _check_captions(archive, ids, texts, text_embeddings)
-        _check_length(archive, "images/names", len(names), "images/embeddings", len(image_embeddings))
-        _check_metadata(archive, "metadata/num_images", len(names))
-        _check_metadata(archive, "metadata/embedding_dim_image", image_embeddings.shape[1])
-        label_shape, image_of_caption = label_reader.result()
-        if label_shape != (len(ids), len(names)):
-            wanted = f"{(len(ids), len(names))}, (captions, images)"
-            raise InputError(f"{path}: captions/label has shape {label_shape}; expected {wanted}")
-    return Pairs(
-        caption_ids=ids,
-        caption_texts=texts,
-        text_embeddings=text_embeddings,
-        image_of_caption=image_of_caption,
-        image_names=names,
-        image_embeddings=image_embeddings,
-        source=path,
-    )
-
-
-def _read_ids_and_texts(archive: NpzReader) -> tuple[np.ndarray, np.ndarray]:
-    ids = archive.array("captions/ids", rank=1, kind="iu").astype(np.int64)
-    _check_unique(archive, "captions/ids", ids)
-    return ids, _read_texts(archive, "captions/text")
-
-
-def _read_texts(archive: NpzReader, key: str) -> np.ndarray:
-    """Read text as Python strings: the file spends 4 bytes a character on the longest one's length for each."""
-    texts = [text for block in archive.blocks(key, rank=1, kind="U") for text in block.tolist()]
-    return np.array(texts, object)
-
-
-def _read_embeddings(archive: NpzReader, key: str) -> np.ndarray:
-    """Read a (rows, width) float32 array and insist that it is finite."""
-    embeddings = archive.array(key, rank=2, kind="f")
-    if embeddings.size == 0:
-        raise InputError(f"{archive.path}: {key} is empty, shape {embeddings.shape}")
-    blocks = range(0, len(embeddings), CHECK_BLOCK_ROWS)
-    # A sum is finite exactly when its row is (float64 cannot overflow here): one pass, no mask as large as the data.
-    sums = np.concatenate([embeddings[i : i + CHECK_BLOCK_ROWS].sum(axis=1, dtype=np.float64) for i in blocks])
-    bad = np.flatnonzero(~np.isfinite(sums))
-    if len(bad):
-        raise InputError(
-            f"{archive.path}: {key} has NaN or infinite numbers in {len(bad)} rows, the first is row {bad[0]}"
-        )
-    return embeddings
-
-
-def _read_labels(archive: NpzReader) -> tuple[tuple[int, ...], np.ndarray]:
-    """Stream the boolean labels: their shape (N, M), and the column of the one True of each row, (N,) int32."""
-    key = "captions/label"
-    header = archive.header(key, rank=2, kind="b")
-    num_captions = header.shape[0]
-    true_at, found, start = [], 0, 0
-    for block in archive.blocks(key, rank=2, kind="b"):
-        flat = block.reshape(-1)
-        if flat.view(np.uint8).max(initial=0) > 1:
-            raise InputError(f"{archive.path}: {key} has bytes other than 0 and 1, which are no booleans")
-        true_at.append(np.flatnonzero(flat) + start)
-        found += len(true_at[-1])
-        start += flat.size
-        if found > num_captions:
-            break
-    outer, inner = np.divmod(np.concatenate([*true_at, np.empty(0, np.int64)]), header.stored_shape[1])
-    captions, images = (inner, outer) if header.fortran_order else (outer, inner)
-    counts = np.bincount(captions, minlength=num_captions)
-    for faulty, what in ((counts > 1, "several images"), (counts == 0, "no image")):
-        if faulty.any():
-            raise InputError(f"{archive.path}: {key} gives caption {faulty.argmax()} {what}; expected one")
-    image_of_caption = np.empty(num_captions, np.int32)
-    image_of_caption[captions] = images
-    return header.shape, image_of_caption
-
-
-def _check_captions(archive: NpzReader, ids: np.ndarray, texts: np.ndarray, embeddings: np.ndarray) -> None:
-    _check_length(archive, "captions/ids", len(ids), "captions/embeddings", len(embeddings))
-    _check_length(archive, "captions/text", len(texts), "captions/embeddings", len(embeddings))
-    _check_metadata(archive, "metadata/num_captions", len(ids))
-    _check_metadata(archive, "metadata/embedding_dim_text", embeddings.shape[1])
-
-
-def _check_length(archive: NpzReader, key: str, length: int, other_key: str, other_length: int) -> None:
-    if length != other_length:
-        raise InputError(f"{archive.path}: {key} has {length} rows but {other_key} has {other_length}")
-
-
-def _check_unique(archive: NpzReader, key: str, values: np.ndarray) -> None:
-    unique, counts = np.unique(values, return_counts=True)
-    if len(unique) != len(values):
-        repeated, repeats = unique[counts > 1][0], len(values) - len(unique)
-        raise InputError(f"{archive.path}: {key} repeats {repeated!s} ({repeats} repeats in all)")
-
-
-def _check_metadata(archive: NpzReader, key: str, actual: int) -> None:
-    value = archive.array(key, rank=None, kind="iu").item()
-    if value != actual:
-        raise InputError(f"{archive.path}: {key} says {value} but the arrays say {actual}")
-
-
-def _write_captions(archive: NpzWriter, captions: Pairs | TestCaptions) -> None:
+def _write_captions(archive: NpzWriter, captions: TestCaptions) -> None:
+    archive.array("metadata/num_captions", np.array([len(captions)]))
+    archive.array("metadata/embedding_dim_text", np.array([captions.text_embeddings.shape[1]]))
     archive.array("captions/ids", captions.caption_ids)
     archive.array("captions/text", captions.caption_texts.astype(str))
     archive.array("captions/embeddings", captions.text_embeddings)
@@ -279,19 +170,90 @@ def _label_blocks(image_of_caption: np.ndarray, num_images: int) -> Iterator[np.
         labels[np.arange(len(images)), images] = False
 
 
-def _pack(pairs: Pairs) -> dict[str, np.ndarray]:
-    """The arrays of `pairs` as plain numbers: texts become the bytes of a JSON list."""
-    arrays = {field.name: getattr(pairs, field.name) for field in fields(pairs) if field.name != "source"}
-    texts = {
-        name: np.frombuffer(json.dumps(array.tolist()).encode(), np.uint8)
-        for name, array in arrays.items()
-        if array.dtype == object
-    }
-    return arrays | texts
+def _read_pairs(path: Path) -> Pairs:
+    with open_npz(path) as archive, ThreadPoolExecutor(3) as pool:
+        _check_shapes(archive, ARRAYS)
+        # What takes long, inflating and checking, leaves Python's lock: the three large arrays are read side by side.
+        text_embeddings = pool.submit(_read_embeddings, archive, "captions/embeddings")
+        image_of_caption = pool.submit(_read_labels, archive)
+        image_embeddings = pool.submit(_read_embeddings, archive, "images/embeddings")
+        return Pairs(
+            caption_ids=_read_ids(archive),
+            caption_texts=_read_texts(archive, "captions/text"),
+            text_embeddings=text_embeddings.result(),
+            image_of_caption=image_of_caption.result(),
+            image_names=_check_unique(archive, "images/names", _read_texts(archive, "images/names")),
+            image_embeddings=image_embeddings.result(),
+            source=path,
+        )
 
 
-def _unpack(arrays: dict[str, np.ndarray], source: Path) -> Pairs:
-    texts = {
-        name: np.array(json.loads(array.tobytes()), object) for name, array in arrays.items() if array.dtype == np.uint8
-    }
-    return Pairs(**(arrays | texts), source=source)
+def _check_shapes(archive: NpzReader, keys: Iterable[str]) -> None:
+    """Hold the headers of arrays against the file's metadata, before anything large is read."""
+    for key in keys:
+        kind, *names = ARRAYS[key]
+        shape = archive.header(key, rank=len(names), kind=kind).shape
+        stated = tuple(archive.array(f"metadata/{name}", rank=None, kind="iu").item() for name in names)
+        if shape != stated:
+            meaning = ", ".join(f"metadata/{name}" for name in names)
+            raise InputError(f"{archive.path}: {key} has shape {shape}; expected {stated}, by {meaning}")
+        if 0 in shape:
+            raise InputError(f"{archive.path}: {key} is empty, shape {shape}")
+
+
+def _check_unique(archive: NpzReader, key: str, values: np.ndarray) -> np.ndarray:
+    unique, counts = np.unique(values, return_counts=True)
+    if len(unique) != len(values):
+        repeated, repeats = unique[counts > 1][0], len(values) - len(unique)
+        raise InputError(f"{archive.path}: {key} repeats {repeated!s} ({repeats} repeats in all)")
+    return values
+
+
+def _read_ids(archive: NpzReader) -> np.ndarray:
+    ids = archive.array("captions/ids", rank=1, kind="iu").astype(np.int64)
+    return _check_unique(archive, "captions/ids", ids)
+
+
+def _read_texts(archive: NpzReader, key: str) -> np.ndarray:
+    """Read text as Python strings: the file spends 4 bytes a character on the longest one's length for each."""
+    texts = [text for block in archive.blocks(key, rank=1, kind="U") for text in block.tolist()]
+    return np.array(texts, object)
+
+
+def _read_embeddings(archive: NpzReader, key: str) -> np.ndarray:
+    """Read a (rows, width) float32 array and insist that it is finite."""
+    embeddings = archive.array(key, rank=2, kind="f")
+    with np.errstate(invalid="ignore"):  # inf - inf
+        sums = embeddings.sum(axis=1, dtype=np.float64)  # finite exactly when the row is: no mask as large as the data
+    bad = np.flatnonzero(~np.isfinite(sums))
+    if len(bad):
+        raise InputError(
+            f"{archive.path}: {key} has NaN or infinite numbers in {len(bad)} rows, the first is row {bad[0]}"
+        )
+    return embeddings
+
+
+def _read_labels(archive: NpzReader) -> np.ndarray:
+    """Stream the boolean labels (N, M): the column of the one True of each row, (N,) int32."""
+    key = "captions/label"
+    header = archive.header(key, rank=2, kind="b")
+    num_captions = header.shape[0]
+    true_at: list[np.ndarray] = []
+    num_true = start = 0
+    for block in archive.blocks(key, rank=2, kind="b"):
+        if block.view(np.uint8).max() > 1:
+            raise InputError(f"{archive.path}: {key} has bytes other than 0 and 1, which are no booleans")
+        true_at.append(np.flatnonzero(block) + start)
+        num_true += len(true_at[-1])
+        start += block.size
+        if num_true > num_captions:  # refused below; their places could take more memory than there is
+            break
+    order = "F" if header.fortran_order else "C"
+    captions, images = np.unravel_index(np.concatenate(true_at), header.shape, order)
+    counts = np.bincount(captions, minlength=num_captions)
+    for faulty, what in ((counts > 1, "several images"), (counts == 0, "no image")):
+        if faulty.any():
+            raise InputError(f"{archive.path}: {key} gives caption {faulty.argmax()} {what}; expected one")
+    image_of_caption = np.empty(num_captions, np.int32)
+    image_of_caption[captions] = images
+    return image_of_caption

@@ -1,5 +1,12 @@
-"""The submission CSV."""
+"""The submission CSV: write, read and check it.
 
+Header `id,embedding`; one row per test caption: its id and a quoted JSON list of the V numbers of its predicted image
+embedding, each in the shortest form that reads back to the same float32.
+
+Shapes: N captions, V image width.
+"""
+
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +17,7 @@ from src.common.files import InputError, atomic_path, require_file
 from src.data.pairs import TestCaptions
 
 HEADER = "id,embedding"
+ROW = re.compile(rb'([+-]?\d{1,18}) *,"(.*)"')  # 18 digits fit into int64
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +60,12 @@ def write_submission(path: str | Path, caption_ids: np.ndarray, embeddings: np.n
 
 def read_submission(path: str | Path) -> Submission:
     """Read a submission, rows in any order. Raises InputError that names the file, the line and what is wrong in it."""
-    line_of, rows = {}, []
+    line_of: dict[int, int] = {}
+    rows: list[np.ndarray] = []
     with require_file(path).open("rb") as file:
         header = file.readline(200).decode(errors="replace").removeprefix("\ufeff").strip()
         if header != HEADER:
-            found = f"its first line is {header[:60]!r}" if header else "it is empty"
-            raise InputError(f"{path}: {found}; expected {HEADER!r}")
+            raise InputError(f"{path}: its first line is {header[:60]!r}; expected {HEADER!r}")
         for number, line in enumerate(file, start=2):
             if line.isspace():
                 continue
@@ -78,24 +86,21 @@ def read_submission(path: str | Path) -> Submission:
 
 def _parse_row(line: bytes) -> tuple[int, np.ndarray]:
     """A line's id, and its embedding (V,) float32."""
-    caption_id, _, field = line.partition(b",")
+    match = ROW.fullmatch(line)
+    if not match:
+        raise InputError(f'expected id,"[numbers]", the list in double quotes; found {_excerpt(line)}')
+    numbers = match[2]
     try:
-        caption_id = int(np.int64(int(caption_id)))
-    except (ValueError, OverflowError):
-        raise InputError(f"{_excerpt(caption_id)} is not the id of a caption") from None
-    if len(field) < 2 or not field.startswith(b'"') or not field.endswith(b'"'):
-        raise InputError(f'expected id,"[numbers]" with the list in double quotes; found {_excerpt(field)}')
-    try:
-        values = orjson.loads(field[1:-1])
+        values = orjson.loads(numbers)
     except orjson.JSONDecodeError as error:
-        raise InputError(f"not a JSON list of finite numbers from {_excerpt(field[1:-1][error.pos :])} on") from None
+        raise InputError(f"not a JSON list of finite numbers from {_excerpt(numbers[error.pos :])} on") from None
     if not isinstance(values, list) or not values or not set(map(type, values)) <= {int, float}:
-        raise InputError(f"not a JSON list of finite numbers: {_excerpt(field[1:-1])}")
+        raise InputError(f"not a JSON list of finite numbers: {_excerpt(numbers)}")
     with np.errstate(over="ignore"):
         embedding = np.array(values, np.float64).astype(np.float32)
     if not np.isfinite(embedding).all():
         raise InputError(f"{values[np.isfinite(embedding).argmin()]} is too large for float32")
-    return caption_id, embedding
+    return int(match[1]), embedding
 
 
 def _excerpt(text: bytes) -> str:
@@ -112,12 +117,11 @@ def check_submission(path: str | Path, test: TestCaptions, image_dim: int | None
     width = embeddings.shape[1]
     if image_dim is not None and width != image_dim:
         raise InputError(f"{path}: its embeddings have {width} numbers; those of the images have {image_dim}")
-    notes = [] if image_dim else [f"the embeddings have {width} numbers; the width of the images is not known"]
-    if (submission.caption_ids != test.caption_ids).any():
-        notes.append("the rows are in another order than the test captions")
-    if len(embeddings) > 1 and (embeddings == embeddings[0]).all():
-        notes.append("all embeddings are the same")
     zeros = int((embeddings == 0).all(axis=1).sum())
-    if zeros:
-        notes.append(f"{zeros} embeddings are all zeros")
-    return notes
+    notes = {
+        f"the embeddings have {width} numbers; the width of the images is not known": image_dim is None,
+        "the rows are in another order than the test captions": (submission.caption_ids != test.caption_ids).any(),
+        "all embeddings are the same": len(embeddings) > 1 and (embeddings == embeddings[0]).all(),
+        f"{zeros} embeddings are all zeros": zeros,
+    }
+    return [note for note, holds in notes.items() if holds]

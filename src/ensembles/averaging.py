@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from src.common.cli import MODELS_DIR, HelpFormatter, print_settings
 from src.common.files import InputError
+from src.data.submissions import read_submission, write_submission
 from src.inventory import Member, training_commands
-from src.submission import read_submission, runs_by_submission, write_submission
+from src.submission import runs_by_submission
 from src.training.runs import sha256
 
 

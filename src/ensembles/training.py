@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from src.common.cli import TRAIN_NPZ, HelpFormatter, resolve_device, resolve_precision
 from src.common.files import InputError, require_file
+from src.data.submissions import check_submission
 from src.inventory import CLIP_NPZ, seeds_of
-from src.submission import check_submission
 from src.training.inputs import TrainingData, open_training_data
 from src.training.job import add_job_arguments, check_run_dir, predict_again, print_job, train_run
 from src.training.recipe import RECIPES, Recipe, add_recipe_arguments, difference, load_recipe, override

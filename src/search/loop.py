@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from src.common.cli import HelpFormatter, positive_int, print_settings, resolve_device, resolve_precision
 from src.common.files import InputError
+from src.data.submissions import check_submission
 from src.search.report import epochs_saved, write_report
 from src.search.space import SAMPLERS, Space, add_space_arguments, read_space
 from src.search.store import BEST_RECIPE, FAILED, FINISHED, MEASURES, PRUNED, SearchStore, ranked
-from src.submission import check_submission
 from src.training.inputs import TrainingData, open_training_data
 from src.training.job import add_job_arguments, check_run_dir, identity, predict_again, print_job, train_run
 from src.training.recipe import BASELINE, Recipe

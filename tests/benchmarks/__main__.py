@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from src.common.cli import TRAIN_NPZ, Parser, add_machine_arguments, print_settings, run_main
 from src.common.files import require_file
-from src.data.npz import zlib
+from src.data.npz import isal_zlib as zlib
 from src.training.machine import choose_machine
 from src.training.recipe import BASELINE, RECIPES, load_recipe
 from tests.benchmarks.measuring import Row, Sizes, describe_cpu

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from src.data.cache import cache_path
-from src.data.npz import CHUNK_BYTES, zlib
+from src.data.npz import BLOCK_BYTES as CHUNK_BYTES
+from src.data.npz import isal_zlib as zlib
 from tests.benchmarks.measuring import Cost, Row, Sizes, available_memory, in_own_process
 
 WORDS = ["a", "the", "two", "brown", "white", "dog", "child", "woman", "runs", "plays", "jumps", "on", "with", "grass"]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from src.common.files import InputError
+from src.data.submissions import read_submission, write_submission
 from src.ensemble import main
 from src.ensembles.averaging import average
 from src.inventory import ALL_23, THE_16
-from src.submission import read_submission, write_submission
 from src.training.runs import sha256, write_run
 from tests.conftest import assert_input_error
 

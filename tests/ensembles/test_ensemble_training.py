@@ -13,8 +13,8 @@ import src.training.fit as training
 import src.training.inputs as training_data
 from src.common.files import InputError
 from src.data.pairs import open_pairs, open_test_captions, save_pairs
+from src.data.submissions import read_submission
 from src.inventory import CLIP_NPZ, seeds_of
-from src.submission import read_submission
 from src.training.recipe import BASELINE, RECIPES, difference
 from src.training.runs import BEST_MRR, LAST
 from tests.conftest import REPO, assert_input_error

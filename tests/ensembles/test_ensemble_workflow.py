@@ -10,8 +10,8 @@ import pytest
 
 from src.data.pairs import open_pairs
 from src.data.splits import validation_images
+from src.data.submissions import read_submission
 from src.inventory import ALL_23, CLIP_NPZ
-from src.submission import read_submission
 from tests.conftest import REPO, assert_input_error
 
 QUICK = ("--hidden-dim", "32", "--epochs", "3", "--val-fraction", "0.2", "--device", "cpu")

@@ -24,11 +24,11 @@ import src.training.job as job
 from src.common.files import InputError
 from src.common.locks import FileLocks
 from src.data.pairs import open_pairs, open_test_captions, save_pairs
+from src.data.submissions import check_submission
 from src.search.loop import search
 from src.search.report import importance, top_table
 from src.search.space import Space, draw
 from src.search.store import MOST_DEATHS, SearchStore
-from src.submission import check_submission
 from src.training.recipe import BASELINE, load_recipe
 from src.training.runs import BEST_MRR, LAST
 from tests.conftest import REPO, assert_input_error
