@@ -60,7 +60,8 @@ def main(argv: list[str] | None = None) -> None:
 def print_result(record: RunRecord, run_dir: Path) -> None:
     """Print how a run ended."""
     results, data, parameters = record.results, record.data, record.parameters
-    assert results and parameters, "a finished run has both"
+    assert results is not None, "it is finished"
+    assert parameters is not None, "it is finished"
     measures = results.measures
     recalls = ", ".join(f"R@{k} {measures[f'recall_at_{k}']:.4f}" for k in (1, 5, 10))
     summary = {

@@ -8,31 +8,28 @@ The table, submissions.csv, has one row for each file sent: when, which file wit
 its score.
 """
 
-import argparse
 import csv
 import time
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-from src.common.cli import MODELS_DIR, TEST_NPZ, TRAIN_NPZ, HelpFormatter, print_settings, run
+from src.common.cli import MODELS_DIR, TEST_NPZ, TRAIN_NPZ, Parser, print_settings, run_main
 from src.common.files import InputError, atomic_path, now, sha256
 from src.common.kaggle import kaggle
 from src.data.pairs import embedding_dims, open_test_captions
 from src.data.submissions import check_submission
+from src.training.runs import runs_by_submission
 
 LOG = Path("submissions.csv")
-COLUMNS = ["utc", "file", "sha256", "run", "competition", "message", "score"]
+LOG_COLUMNS = ["utc", "file", "sha256", "run", "competition", "message", "score"]
 POLL_SECONDS = 5
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = Parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    add_command = partial(commands.add_parser, formatter_class=HelpFormatter)
-    check = add_command("check", help="say what is wrong with a CSV before Kaggle does")
-    submit = add_command("submit", help="check a CSV, send it to Kaggle, log it in submissions.csv")
-    scores = add_command("scores", help="fill in scores that were not known yet")
+    check = commands.add_parser("check", help="say what is wrong with a CSV before Kaggle does")
+    submit = commands.add_parser("submit", help="check a CSV, send it to Kaggle, log it in submissions.csv")
+    scores = commands.add_parser("scores", help="fill in scores that were not known yet")
     for command in (check, submit):
         command.add_argument("file", type=Path, help="the submission CSV")
         command.add_argument("--test-npz", type=Path, default=TEST_NPZ, help="the captions that it must predict")
@@ -69,7 +66,7 @@ def send(path: Path, competition: str, message: str, log: Path, models_dir: Path
     run_dir, _ = runs_by_submission(models_dir).get(digest, ("", None))
     kaggle("submit", "-c", competition, "-f", str(path), "-m", message)
     values = (now(), str(path), digest, str(run_dir), competition, message, "")
-    _write_log(log, [*rows, dict(zip(COLUMNS, values, strict=True))])
+    _write_log(log, [*rows, dict(zip(LOG_COLUMNS, values, strict=True))])
 
 
 def wait_for_score(log: Path, competition: str, seconds: float) -> str:
@@ -120,28 +117,17 @@ def _read_log(log: Path) -> list[dict[str, str]]:
     with log.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         rows = list(reader)
-    if reader.fieldnames != COLUMNS or any(None in row or None in row.values() for row in rows):
-        raise InputError(f"{log}: not a table with the columns {', '.join(COLUMNS)}; name another with --log")
+    if reader.fieldnames != LOG_COLUMNS or any(None in row or None in row.values() for row in rows):
+        raise InputError(f"{log}: not a table with the columns {', '.join(LOG_COLUMNS)}; name another with --log")
     return rows
 
 
 def _write_log(log: Path, rows: list[dict[str, str]]) -> None:
     with atomic_path(log) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, LOG_COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
 
 
-def runs_by_submission(models_dir: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """The recorded runs in `models_dir`, folder and record, by the SHA-256 of the submission that each wrote."""
-    from src.training.runs import recorded_runs
-
-    return {
-        record["submission"]["sha256"]: (run_dir, record)
-        for run_dir, record in recorded_runs(models_dir)
-        if "submission" in record
-    }
-
-
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -11,7 +11,6 @@ the sample's are but other ones and none of them swapped: as a real CLIP it has 
 Shapes: B pairs in a batch, L tokens.
 """
 
-import argparse
 import math
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from src.common.cli import HelpFormatter, run
+from src.common.cli import Parser, run_main
 from src.common.files import atomic_path, write_json
 from src.sample.scenes import describe, paint, random_scene
 
@@ -83,7 +82,7 @@ def _train(model: torch.nn.Module, pixels: torch.Tensor, tokens: torch.Tensor) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("folder", type=Path, help="where tiny_clip.json and tiny_clip.safetensors go")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other scenes and starts elsewhere")
     args = parser.parse_args()
@@ -92,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -9,7 +9,6 @@
 way to real data.
 """
 
-import argparse
 import os
 import shutil
 import tempfile
@@ -20,8 +19,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from src.common.cli import HelpFormatter, run_main as run
+from src.common.cli import Parser, run_main
 from src.common.files import InputError, require_file
+from src.common.kaggle import kaggle
 from src.data.pairs import embedding_dims
 from src.sample.dataset import is_sample, make_sample, remove_sample
 
@@ -48,8 +48,6 @@ def unpack_challenge(data_dir: Path, zips: list[Path], competition: str) -> None
 
 
 def _download(competition: str, folder: Path) -> Path:
-    from src.common.kaggle import kaggle  # here, as few need it and all would wait for it
-
     kaggle("download", "-c", competition, "-p", str(folder))
     archives = list(folder.glob("*.zip"))
     if len(archives) != 1:
@@ -91,7 +89,7 @@ def _place(paths: Iterable[Path], target: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where train/ and test/ go")
     parser.add_argument("--zip", type=Path, nargs="+", default=[], help="the challenge's archives (default: none)")
     parser.add_argument("--scale", type=float, help="of the sample, 920 + 300 images at 1 (default: as it is, else 1)")
@@ -110,4 +108,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

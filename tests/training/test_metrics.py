@@ -183,7 +183,7 @@ def test_the_regression_loss_is_smooth_l1_to_the_own_image():
 
 
 def explicit_protocol(prediction, gallery, target):
-    """The challenge protocol in loops and float64: captions in order, groups of 100, dot products with the group's raw images."""
+    """The challenge protocol in loops and float64: captions in order, groups of 100, the group's raw images."""
     prediction, gallery, target = prediction.double().numpy(), gallery.double().numpy(), target.tolist()
     ranks = []
     for start in range(0, len(target), 100):
