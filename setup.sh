@@ -6,12 +6,14 @@
 #   bash setup.sh --zip train.zip test.zip      unpack the challenge's archives into data/
 #   KAGGLE_COMPETITION=<slug> bash setup.sh     download them with the Kaggle CLI (its credentials are yours to set)
 #   PYTHON=python3.12 VENV=~/venvs/t2i bash setup.sh     another Python, another place for the environment
+#   CONSTRAINTS=/dev/null bash setup.sh         the newest versions that requirements.txt allows, not the tested ones
 #
 # Data that this script did not make are never overwritten.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 PYTHON=${PYTHON:-python3}
 VENV=${VENV:-.venv}
+CONSTRAINTS=${CONSTRAINTS:-constraints.txt}
 
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then
     sed -n 's/^# \{0,1\}//p' setup.sh | sed 1d
@@ -19,15 +21,15 @@ if [[ ${1:-} == -h || ${1:-} == --help ]]; then
 fi
 
 installed=$VENV/installed-requirements.txt
-if ! cmp -s requirements.txt "$installed"; then
+if ! cat requirements.txt "$CONSTRAINTS" | cmp -s - "$installed"; then
     if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         echo "error: $PYTHON is not a Python of version 3.11 or later; name one with PYTHON=" >&2
         exit 2
     fi
     "$PYTHON" -m venv "$VENV"
     echo "installing requirements.txt into $VENV (some 6 GB with PyTorch's CUDA libraries)"
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.txt
-    cp requirements.txt "$installed.part"
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.txt -c "$CONSTRAINTS"
+    cat requirements.txt "$CONSTRAINTS" > "$installed.part"
     mv "$installed.part" "$installed"
 fi
 exec "$VENV/bin/python" -m src.sample.prepare "$@"

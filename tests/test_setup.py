@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.conftest import REPO
 
@@ -25,7 +27,7 @@ def clone(tmp_path) -> Path:
     """A folder with what setup.sh needs of a fresh clone."""
     folder = tmp_path / "a clone"
     folder.mkdir()
-    for name in ("setup.sh", "requirements.txt"):
+    for name in ("setup.sh", "requirements.txt", "constraints.txt"):
         shutil.copy(REPO / name, folder)
     return folder
 
@@ -59,7 +61,7 @@ def test_help_shows_the_commands_and_installs_nothing(setup, clone):
             assert fragment in result.stdout
         assert "#" not in result.stdout
         assert "set -e" not in result.stdout
-    assert {path.name for path in clone.iterdir()} == {"setup.sh", "requirements.txt"}
+    assert {path.name for path in clone.iterdir()} == {"setup.sh", "requirements.txt", "constraints.txt"}
 
 
 def test_the_first_call_makes_the_environment_installs_and_prepares_data(setup, clone):
@@ -69,7 +71,7 @@ def test_the_first_call_makes_the_environment_installs_and_prepares_data(setup, 
     assert version.startswith("-c ")
     assert venv == "-m venv .venv"
     assert pip.startswith("-m pip install ")
-    assert pip.endswith("-r requirements.txt")
+    assert pip.endswith("-r requirements.txt -c constraints.txt")
     assert data == "-m src.sample.prepare"
     assert (clone / ".venv/bin/python").exists()
 
@@ -82,9 +84,10 @@ def test_the_second_call_only_prepares_data(setup):
     assert "installing" not in result.stdout
 
 
-def test_other_requirements_are_installed_again(setup, clone):
+@pytest.mark.parametrize("name", ["requirements.txt", "constraints.txt"])
+def test_other_requirements_or_constraints_are_installed_again(setup, clone, name):
     setup()
-    with (clone / "requirements.txt").open("a") as file:
+    with (clone / name).open("a") as file:
         file.write("another>=1\n")
     assert len(setup()[1]) == 4
     assert len(setup()[1]) == 1
@@ -109,6 +112,19 @@ def test_another_place_for_the_environment(setup, clone, tmp_path):
     assert (venv / "bin/python").exists()
     assert not (clone / ".venv").exists()
     assert setup(VENV=str(venv))[1] == ["-m src.sample.prepare"]
+
+
+def test_the_newest_versions_instead_of_the_tested_ones(setup):
+    assert setup(CONSTRAINTS="/dev/null")[1][2].endswith("-r requirements.txt -c /dev/null")
+    assert len(setup()[1]) == 4, "and back"
+
+
+def test_every_requirement_has_a_tested_version_within_its_range():
+    ranges = [Requirement(line) for line in (REPO / "requirements.txt").read_text().splitlines() if line[0] != "#"]
+    pins = [Requirement(line) for line in (REPO / "constraints.txt").read_text().splitlines() if line[0] != "#"]
+    tested = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pins}
+    for requirement in ranges:
+        assert requirement.specifier.contains(tested[canonicalize_name(requirement.name)]), requirement
 
 
 @pytest.mark.parametrize("env", [{"VERSION_STATUS": "1"}, {"PYTHON": "python3-which-does-not-exist"}])
