@@ -92,32 +92,28 @@ class NpzReader:
                 yield np.frombuffer(member.read(shape[0] * row_bytes), header.dtype).reshape(shape)
 
     @contextmanager
-    def _open(self, key: str) -> Iterator[IO[bytes]]:
+    def _open(self, key: str) -> Iterator["_Member"]:
         if key not in self:
             raise InputError(f"{self.path}: has no key {key!r}")
         info = self._archive.getinfo(f"{key}.npy")
         try:
             with self._archive.open(info) as member:
-                if info.compress_type == zipfile.ZIP_DEFLATED:
-                    # zipfile offers no choice of inflater. Should it rename this attribute, its own does the work.
-                    member._decompressor = isal_zlib.decompressobj(-15)  # type: ignore[attr-defined]
-                yield member
+                yield _Member(member, info)
         except InputError:
             raise
         except Exception as error:  # zipfile, the inflater and NumPy's parser raise a dozen kinds for damaged bytes
             reason = str(error) or "it ends early"
             raise self._error(key, f"is damaged, encrypted or not a NumPy array ({reason})") from error
 
-    def _read_header(self, member: IO[bytes], key: str, rank: int | None, kind: str) -> Header:
+    def _read_header(self, member: "_Member", key: str, rank: int | None, kind: str) -> Header:
         version = np.lib.format.read_magic(member)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         header = Header(*read(member))
         shape, dtype = header.shape, header.dtype
         if dtype.hasobject:
             raise self._error(key, "holds Python objects, which are never loaded; save it as plain numbers or text")
-        size = self._archive.getinfo(f"{key}.npy").file_size - member.tell()
-        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size:
-            raise self._error(key, f"has shape {shape} and dtype {dtype} but holds {size} bytes")
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != member.left:
+            raise self._error(key, f"has shape {shape} and dtype {dtype} but holds {member.left} bytes")
         if dtype.kind not in kind or (kind == "f" and dtype.itemsize != 4) or not dtype.itemsize:
             raise self._error(key, f"has dtype {dtype}; expected {WANTED[kind]}")
         if rank is None and shape not in ((), (1,)):
@@ -128,6 +124,25 @@ class NpzReader:
 
     def _error(self, key: str, what: str) -> InputError:
         return InputError(f"{self.path}: {key} {what}")
+
+
+class _Member:
+    """A member's bytes as NumPy reads them; `left`: how many there still are."""
+
+    def __init__(self, member: IO[bytes], info: zipfile.ZipInfo) -> None:
+        # zipfile offers no choice of its inflater and checksum. Should it rename these attributes, its own do the work.
+        if info.compress_type == zipfile.ZIP_DEFLATED:
+            member._decompressor = isal_zlib.decompressobj(-15)  # type: ignore[attr-defined]
+        member._expected_crc = None  # type: ignore[attr-defined]
+        self._member, self._crc, self._expected_crc, self.left = member, 0, info.CRC, info.file_size
+
+    def read(self, size: int) -> bytes:
+        data = self._member.read(size)
+        self._crc = isal_zlib.crc32(data, self._crc)
+        self.left -= len(data)
+        if not self.left and self._crc != self._expected_crc:
+            raise zipfile.BadZipFile("bad CRC-32")
+        return data
 
 
 @contextmanager
