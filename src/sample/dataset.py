@@ -7,6 +7,7 @@ encoders that share no space (`src/sample/encoders.py`), so translating between 
 
 import csv
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
@@ -58,6 +59,8 @@ def make_sample(data_dir: Path, scale: float | None = None, seed: int | None = N
     if len(made) < len(FILES) or not wanted.items() <= marker.items():
         done = "made the sample"
         data_dir.mkdir(parents=True, exist_ok=True)
+        for left in data_dir.glob(".sample.*"):  # by a run that was killed
+            shutil.rmtree(left)
         with tempfile.TemporaryDirectory(prefix=".sample.", dir=data_dir) as temporary:
             part = Path(temporary)
             sizes = _write_train(part, round(TRAIN_IMAGES * scale), seed)

@@ -299,6 +299,13 @@ def test_what_is_missing_is_made_again(there, expected, lost):
     assert contents(there) == expected
 
 
+def test_what_a_kill_left_goes_with_the_next_call(there, expected):
+    (there / ".sample.half/train").mkdir(parents=True)
+    (there / "train/train.npz").unlink()
+    make_sample(there)
+    assert contents(there) == expected
+
+
 @pytest.mark.parametrize("moves", range(2 * len(FILES)))
 @pytest.mark.parametrize("wanted", [0, 1], ids=["the old one", "the new one"])
 def test_cut_off_among_the_files_a_second_call_finishes(there, quick_samples, monkeypatch, moves, wanted):
