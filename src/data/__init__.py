@@ -1,4 +1,3 @@
-"""The challenge's files: caption-image pairs, keep-lists, submissions, and how images are split.
+"""The challenge's files: caption-image pairs, keep-lists, submissions; which images validate.
 
-May import src.common only.
-"""
+May import src.common only."""
