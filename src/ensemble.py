@@ -15,22 +15,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.common.cli import (
-    MODELS_DIR,
-    TRAIN_NPZ,
-    Parser,
-    add_device_argument,
-    print_settings,
-    run_main,
-)
+from src.common.cli import MODELS_DIR, TRAIN_NPZ, Parser, add_device_argument, print_settings, run_main
 from src.common.files import InputError
 from src.ensembles.members import Member, member_files
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from src.ensembles.held_out import Run
-    from src.training.inputs import Part
 
 SELECTED = "submission_ensemble_selected.csv"
 
@@ -139,28 +129,28 @@ def evaluate_runs(args: argparse.Namespace) -> None:
     are a tenth of all runs, so the figure is that of a smaller ensemble. The gallery is all images that are measured.
     """
     from src.ensembles.evaluation import comparison, measure_runs
-    from src.ensembles.held_out import finished_runs, unseen_captions
+    from src.ensembles.held_out import finished_runs, open_part, unseen_captions
+    from src.training.machine import find_device
 
     runs, others = finished_runs(args.runs), finished_runs(args.against)
-    part = open_part(args, [*runs, *others], out_of_fold=args.out_of_fold)
-    unseen_Rn = unseen_captions(runs, part)
+    part = open_part(args.on, [*runs, *others], find_device(args.device), out_of_fold=args.out_of_fold)
     settings = {
         "captions from": args.on,
         "measured": f"{len(part):,} of {len(part.of.pairs):,} captions",
         "gallery": f"{len(part.images):,} images, held out by {'any' if args.out_of_fold else 'every'} run",
-        "runs a caption": f"{unseen_Rn.sum(dim=0).double().mean():.1f} on average",
+        "runs a caption": f"{unseen_captions(runs, part).sum() / len(part):.1f} on average",
         "device": part.of.device,
     }
     print_settings(f"Measuring {len(runs)} runs", settings)
-    singles, means = measure_runs(runs, unseen_Rn, part)
+    singles, means = measure_runs(runs, part)
     measured = [*singles, *means]
     reference = means[0] if args.out_of_fold and means else max(singles, key=lambda single: single.mrr)
     if others:
-        singles, means = measure_runs(others, unseen_captions(others, part), part, prefix="against: ")
+        singles, means = measure_runs(others, part, prefix="against: ")
         reference = means[1] if means else singles[0]  # the mean comes after the average
         measured += [*singles, *means]
     print_table(comparison(measured, reference))
-    print(f"Differences are from: {reference.label} (n = {reference.n})")
+    print(f"Differences are from: {reference.label} (n = {reference.count})")
 
 
 def select_runs(args: argparse.Namespace) -> None:
@@ -175,14 +165,14 @@ def select_runs(args: argparse.Namespace) -> None:
     A choice flatters itself on the captions that it was made on. So half of the images choose, and the figures to
     believe are those of the other half; the gallery is all of them for both, as for `evaluate`.
     """
-    from src.ensembles.evaluation import format_difference
-    from src.ensembles.held_out import finished_runs
-    from src.ensembles.selection import choosing_half, plot_selection, select, selection_curve
+    from src.ensembles.held_out import finished_runs, open_part
+    from src.ensembles.selection import choosing_half, plot_selection, select
+    from src.training.machine import find_device
 
     runs = finished_runs(args.runs)
     if len(runs) < 2:
         raise InputError(f"{runs[0].folder}: is the only finished run; there is nothing to select from")
-    part = open_part(args, runs)
+    part = open_part(args.on, runs, find_device(args.device))
     chooses_n = choosing_half(part, args.seed)
     halves = f"{chooses_n.sum():,} choose, {(~chooses_n).sum():,} report"
     settings = {
@@ -193,39 +183,23 @@ def select_runs(args: argparse.Namespace) -> None:
         "device": part.of.device,
     }
     print_settings(f"Selecting among {len(runs)} runs", settings)
-    steps = select(runs, part, chooses_n, normalize=args.normalize)
-    curve = selection_curve(steps)
-    print_table(curve)
-    selected = max(range(len(steps)), key=lambda number: steps[number].mrr) + 1
-    plot_selection(curve, selected, args.plot)
-    files = [step.added.submission for step in steps[:selected]]
-    best, first, last = (steps[number].mean for number in (selected - 1, 0, -1))
-    gain = best.over(last)
+    selection = select(runs, part, chooses_n, normalize=args.normalize)
+    print_table(selection.curve)
+    plot_selection(selection, args.plot)
+    files = [run.submission for run in selection.order[: selection.count]]
+    single, mean, mean_of_all = (selection.means[number] for number in (0, selection.count - 1, -1))
+    gain = mean.over(mean_of_all)
     command = ["python", "-m", "src.ensemble", "combine"]
     summary = {
-        "MRR, other half": f"{best.mrr:.4f}",
-        "over the best single": f"{format_difference(*best.over(first))} (95% interval)",
-        "over the mean of all": f"{format_difference(*gain)} (95% interval)",
+        "MRR, other half": f"{mean.mrr:.4f}",
+        "over the best single": f"{mean.over(single)} (95% interval)",
+        "over the mean of all": f"{gain} (95% interval)",
         "curve": args.plot,
         "average them with": shlex.join([*command, *files, *["--normalize"] * args.normalize, "--output", SELECTED]),
     }
-    print_settings(f"{selected} of {len(runs)} runs selected", summary)
-    if selected < len(runs) and gain[1] <= 0:
+    print_settings(f"{selection.count} of {len(runs)} runs selected", summary)
+    if selection.count < len(runs) and gain.low <= 0:
         print("On the other half these are not better than the mean of all runs: the choice may be chance.")
-
-
-def open_part(args: argparse.Namespace, runs: "Sequence[Run]", *, out_of_fold: bool = False) -> "Part":
-    """What `--on` has to measure runs on: the images that every run held out or, `out_of_fold`, any of them."""
-    import numpy as np
-
-    from src.data.pairs import open_pairs
-    from src.ensembles.held_out import common_images
-    from src.training.inputs import OnDevice
-    from src.training.machine import find_device
-
-    on = OnDevice(open_pairs(args.on), find_device(args.device))
-    images = np.any([run.held_out(on.pairs) for run in runs], axis=0) if out_of_fold else common_images(runs, on.pairs)
-    return on.part(images, turns=True)
 
 
 def print_table(table: "pd.DataFrame") -> None:

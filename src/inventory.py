@@ -25,25 +25,24 @@ def main(argv: list[str] | None = None) -> None:
 
 def cells(member: Member, models_dir: Path) -> list[str]:
     """A row of the table, with the figures of the member's run once it is finished."""
-    record = read_run(models_dir / member.run_name)
-    results = record.results if record and record.status == State.FINISHED else None
-    mrrs = member.reference_mrr, *validation_mrrs(member, results)
+    ensemble, record = member.ensemble, read_run(models_dir / member.run_name)
+    mrrs: list[float | None] = [ensemble.reference_mrr[member.seed], None, None]
+    if record and record.results and record.status == State.FINISHED:
+        mrrs[1:] = validation_mrrs(record.results, ensemble.dataset)
     return [
-        f"`{member.ensemble.script}`",
+        f"`{ensemble.script}`",
         str(member.seed),
-        f"{member.ensemble.dataset}, {config(member.recipe, record.recipe if record else member.recipe)}",
+        f"{ensemble.dataset}, {config(member.recipe, record.recipe if record else member.recipe)}",
         *("–" if mrr is None else f"{mrr:.6f}" for mrr in mrrs),
         "yes" if member in THE_16 else "",
     ]
 
 
-def validation_mrrs(member: Member, results: Results | None) -> tuple[float | None, float | None]:
-    """A run's validation MRR on captions of its own dataset and on unfiltered ones; None for what was not measured."""
-    if results is None:
-        return None, None
+def validation_mrrs(results: Results, dataset: str) -> tuple[float, float | None]:
+    """A run's validation MRR on captions of its own dataset and, if they were measured, on unfiltered ones."""
     if results.own_measures:
         return results.own_measures["mrr"], results.mrr
-    return results.mrr, results.mrr if member.ensemble.dataset == "raw" else None
+    return results.mrr, results.mrr if dataset == "raw" else None
 
 
 def config(own: Recipe, trained: Recipe) -> str:

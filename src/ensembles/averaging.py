@@ -23,10 +23,10 @@ def average(
     mean and one file at a time. Raises InputError if a file cannot be read, if ids or widths differ, or if a vector to
     be normalised is all zeros.
     """
-    caption_ids = total_NV = None
-    for file, weight in zip(tqdm(files, desc="averaging", unit="file"), weights, strict=True):
+    caption_ids, total_NV = np.empty(0, np.int64), np.empty((0, 0))
+    for number, (file, weight) in enumerate(zip(tqdm(files, desc="averaging", unit="file"), weights, strict=True)):
         submission = read_submission(file)
-        if caption_ids is None or total_NV is None:
+        if number == 0:
             caption_ids, total_NV = submission.caption_ids, np.zeros(submission.embeddings.shape)
         try:
             embeddings_NV = submission.aligned(caption_ids).astype(np.float64)
@@ -42,8 +42,6 @@ def average(
                 raise InputError(f"{file}: the embedding of id {zero} is all zeros, which --normalize cannot scale")
             embeddings_NV /= norm_N[:, None]
         total_NV += weight * embeddings_NV
-    assert caption_ids is not None, "there is no mean of no files"
-    assert total_NV is not None
     return caption_ids, (total_NV / sum(weights)).astype(np.float32)
 
 

@@ -9,6 +9,7 @@ Shapes: n captions of the part that is measured, V image width, R runs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from src.common.files import InputError
-from src.ensembles.held_out import Run
+from src.ensembles.held_out import Run, unseen_captions
 from src.training.inputs import Part
 from src.training.metrics import challenge_protocol, reciprocal_ranks, retrieval_ranks
 
@@ -27,44 +28,54 @@ RESAMPLES = 9999
 PER_CAPTION = ("MRR", "R@1", "R@5", "R@10")
 
 
+class Difference(NamedTuple):
+    """A difference and its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+
+
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What is measured, on `part`, of one run or of a mean of runs. n: how many predict a caption, "3" or "1-3".
+    """What is measured, on `part`, of one run or of a mean of runs. count: how many predict a caption, as "3" or "1-3".
 
     per_caption (n, 4) float64: each caption's reciprocal rank and whether its image is among the first 1, 5 and 10;
     NaN for a caption that is not predicted.
     """
 
     label: str
-    n: str
+    count: str
     part: Part
     per_caption: np.ndarray
     challenge_mrr: float = np.nan
 
     @classmethod
-    def of(cls, prediction: Tensor, predicted_n: Tensor, part: Part, *, label: str, n: str) -> "Measured":
+    def of(cls, prediction: Tensor, predicted_n: Tensor, part: Part, *, label: str, count: str) -> "Measured":
         """Measure predictions, a row for each caption of the mask `predicted_n`. Raises NonFiniteError."""
         some = replace(part, captions=part.captions[predicted_n])
-        columns = prediction, some.gallery_mV, some.target_n
-        ranks = retrieval_ranks(*columns)
+        ranks = retrieval_ranks(prediction, some.gallery_mV, some.target_n)
+        challenge = challenge_protocol(prediction, some.gallery_mV, some.target_n)
+        columns = [reciprocal_ranks(ranks), *(ranks <= k for k in (1, 5, 10))]
         per_caption = np.full((len(part), len(PER_CAPTION)), np.nan)
-        per_caption[predicted_n.cpu().numpy()] = np.stack(
-            [reciprocal_ranks(ranks), *(ranks <= k for k in (1, 5, 10))], axis=1
-        )
-        return cls(label, n, part, per_caption, challenge_protocol(*columns)["challenge_mrr"])
+        per_caption[predicted_n.cpu().numpy()] = np.stack(columns, axis=1)
+        return cls(label, count, part, per_caption, challenge["challenge_mrr"])
 
     @property
     def mrr(self) -> float:
         return float(np.nanmean(self.per_caption[:, 0]))
 
-    def over(self, other: "Measured") -> tuple[float, float, float]:
-        """MRR − MRR of `other` and its 95% interval, on the captions that both predict: (difference, low, high)."""
+    def over(self, other: "Measured") -> Difference:
+        """MRR − MRR of `other`, on the captions that both predict."""
         image_n = self.part.target_n.cpu().numpy()
         return paired_difference(self.per_caption[:, 0], other.per_caption[:, 0], image_n)
 
 
-def paired_difference(ours_n: np.ndarray, theirs_n: np.ndarray, image_n: np.ndarray) -> tuple[float, float, float]:
-    """Mean of ours − theirs over the captions that have both, and its 95% interval: (difference, low, high).
+def paired_difference(ours_n: np.ndarray, theirs_n: np.ndarray, image_n: np.ndarray) -> Difference:
+    """Mean of ours − theirs over the captions that have both, whose images are `image_n`.
 
     A paired percentile bootstrap over images (Efron & Tibshirani 1993): an image is drawn with all of its captions,
     because they are not independent. Raises InputError for fewer than two images.
@@ -84,39 +95,40 @@ def paired_difference(ours_n: np.ndarray, theirs_n: np.ndarray, image_n: np.ndar
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return float(gain.sum() / count.sum()), float(interval.low), float(interval.high)
+    return Difference(float(gain.sum() / count.sum()), float(interval.low), float(interval.high))
 
 
-def measure_runs(
-    runs: Sequence[Run], held_Rn: Tensor, part: Part, prefix: str = ""
-) -> tuple[list[Measured], list[Measured]]:
-    """Measure single runs and means of them, every caption predicted by the runs that the mask `held_Rn` says.
+def measure_runs(runs: Sequence[Run], part: Part, prefix: str = "") -> tuple[list[Measured], list[Measured]]:
+    """Measure single runs and means of them, every caption predicted by the runs that did not train on its image.
 
     Returns the single runs; and, if there are two or more, a single run on average and the three means that `combine`
     makes: plain, weighted by recorded MRR, and of unit vectors. `prefix` begins their labels. Holds four (n, V) float32
     arrays, however many runs there are.
     """
-    singles = []
+    singles, unseen_Rn = [], unseen_captions(runs, part)
     # Neither measure depends on a prediction's length, so that sums do for means.
     mean_nV = torch.zeros(len(part), part.of.image_MV.shape[1], device=part.of.device)
     weighted_nV, normalised_nV = torch.zeros_like(mean_nV), torch.zeros_like(mean_nV)
-    for run, held_n in zip(tqdm(runs, desc="predicting", unit="run"), held_Rn, strict=True):
-        prediction = run.predict(replace(part, captions=part.captions[held_n]))
-        singles.append(Measured.of(prediction, held_n, part, label=f"{prefix}{run.folder}", n="1"))
-        mean_nV[held_n] += prediction
-        weighted_nV[held_n] += run.mrr * prediction
-        normalised_nV[held_n] += F.normalize(prediction, dim=1)
+    for run, unseen_n in zip(tqdm(runs, desc="predicting", unit="run"), unseen_Rn, strict=True):
+        prediction = run.predict(replace(part, captions=part.captions[unseen_n]))
+        singles.append(Measured.of(prediction, unseen_n, part, label=f"{prefix}{run.folder}", count="1"))
+        mean_nV[unseen_n] += prediction
+        weighted_nV[unseen_n] += run.mrr * prediction
+        normalised_nV[unseen_n] += F.normalize(prediction, dim=1)
     if len(runs) == 1:
         return singles, []
-    counts = held_Rn.sum(dim=0).tolist()
-    n = "-".join(map(str, sorted({min(counts), max(counts)})))
+    counts = unseen_Rn.sum(dim=0).tolist()
+    count = "-".join(map(str, sorted({min(counts), max(counts)})))
     # What to expect of one run: for every caption, the average over those that predict it.
     expected = np.nanmean([single.per_caption for single in singles], axis=0)
     means = {"mean": mean_nV, "MRR-weighted mean": weighted_nV, "normalised mean": normalised_nV}
     everything = torch.ones(len(part), dtype=torch.bool, device=part.of.device)
     return singles, [
         Measured(f"{prefix}single runs, on average", "1", part, expected),
-        *(Measured.of(total_nV, everything, part, label=prefix + label, n=n) for label, total_nV in means.items()),
+        *(
+            Measured.of(total_nV, everything, part, label=prefix + label, count=count)
+            for label, total_nV in means.items()
+        ),
     ]
 
 
@@ -124,7 +136,7 @@ def comparison(measured: Sequence[Measured], reference: Measured) -> pd.DataFram
     """A row each: the measures and, where all captions are predicted, the difference from `reference`."""
     return pd.DataFrame(
         {
-            "n": each.n,
+            "n": each.count,
             "runs": each.label,
             **dict(zip(PER_CAPTION, np.nanmean(each.per_caption, axis=0), strict=True)),
             "challenge MRR": each.challenge_mrr,
@@ -137,8 +149,4 @@ def comparison(measured: Sequence[Measured], reference: Measured) -> pd.DataFram
 def _difference_cell(measured: Measured, reference: Measured) -> str:
     if measured is reference:
         return "reference"
-    return "-" if np.isnan(measured.per_caption).any() else format_difference(*measured.over(reference))
-
-
-def format_difference(difference: float, low: float, high: float) -> str:
-    return f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]"
+    return "-" if np.isnan(measured.per_caption).any() else str(measured.over(reference))

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from src.common.files import InputError
 from src.data.npz import open_npz
-from src.data.pairs import Pairs, fingerprint
+from src.data.pairs import Pairs, fingerprint, open_pairs
 from src.data.splits import validation_images
-from src.training.inputs import Part
+from src.training.inputs import OnDevice, Part
 from src.training.model import load_translator, translate
 from src.training.runs import BEST_MRR, SUBMISSION, RunRecord, State, recorded_runs
 
@@ -79,6 +79,14 @@ def finished_runs(folders: Sequence[Path]) -> list[Run]:
             raise InputError(f"{folder}: holds no finished run")
         runs |= {run.folder.resolve(): run for run in found}
     return list(runs.values())
+
+
+def open_part(path: Path, runs: Sequence[Run], device: torch.device, *, out_of_fold: bool = False) -> Part:
+    """The captions of a file to measure runs on, in turns: those of the images that all runs held out or, with
+    `out_of_fold`, that any run did. Raises InputError, also as `common_images` does."""
+    pairs = open_pairs(path)
+    images = np.any([run.held_out(pairs) for run in runs], axis=0) if out_of_fold else common_images(runs, pairs)
+    return OnDevice(pairs, device).part(images, turns=True)
 
 
 def common_images(runs: Sequence[Run], on: Pairs) -> np.ndarray:

@@ -47,10 +47,6 @@ class Member:
         """Of its folder in models/. The recipe's name tells the ensemble: a seed can be in several."""
         return folder_name(self.recipe, self.ensemble.recipe)
 
-    @property
-    def reference_mrr(self) -> float | None:
-        return self.ensemble.reference_mrr.get(self.seed)
-
 
 def member_files(members: Sequence[Member], models_dir: Path) -> list[Path]:
     """The members' submissions. Raises InputError that names those missing and the commands that make them."""

@@ -27,13 +27,22 @@ from src.training.inputs import Part
 from src.training.metrics import mrr, retrieval_ranks
 
 
-@dataclass(frozen=True, eq=False)
-class Step:
-    """A run added to the mean: the mean's MRR on the captions that choose, and what is measured of it on the others."""
+CHOOSING, OTHER = "MRR, choosing half", "MRR, other half"
 
-    added: Run
-    mrr: float
-    mean: Measured
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """order: the runs as they are added one by one; curve: a row after each, see CHOOSING and OTHER; means: the mean
+    after each, measured on the captions that do not choose."""
+
+    order: list[Run]
+    curve: pd.DataFrame
+    means: list[Measured]
+
+    @property
+    def count(self) -> int:
+        """How many runs are selected: those up to the curve's highest point."""
+        return int(self.curve[CHOOSING].argmax()) + 1
 
 
 def choosing_half(part: Part, seed: int) -> Tensor:
@@ -42,8 +51,8 @@ def choosing_half(part: Part, seed: int) -> Tensor:
     return torch.from_numpy(image_folds(names, 2, seed) == 0).to(part.of.device)[part.target_n]
 
 
-def select(runs: Sequence[Run], part: Part, chooses_n: Tensor, *, normalize: bool = False) -> list[Step]:
-    """Add run after run by the captions of the mask `chooses_n`; the gallery is the whole part's for all captions.
+def select(runs: Sequence[Run], part: Part, chooses_n: Tensor, *, normalize: bool = False) -> Selection:
+    """Select by the captions of the mask `chooses_n` and measure on the others; the gallery is the whole part's.
 
     `normalize`: for means of unit vectors. Holds R predictions (n, V) float32: 77 MB a run for 12,500 captions of width
     1536. Raises InputError as `Run.predict` does, and NonFiniteError.
@@ -52,13 +61,13 @@ def select(runs: Sequence[Run], part: Part, chooses_n: Tensor, *, normalize: boo
     if normalize:
         predictions = [F.normalize(prediction_nV, dim=1) for prediction_nV in predictions]
     choosing = [prediction_nV[chooses_n] for prediction_nV in predictions]
-    steps, total_nV = [], torch.zeros_like(predictions[0])
-    for run, score in forward_selection(choosing, part.gallery_mV, part.target_n[chooses_n]):
+    order, rows, means, total_nV = [], [], [], torch.zeros_like(predictions[0])
+    for n, (run, score) in enumerate(forward_selection(choosing, part.gallery_mV, part.target_n[chooses_n]), 1):
         total_nV += predictions[run]
-        n = str(len(steps) + 1)
-        mean = Measured.of(total_nV[~chooses_n], ~chooses_n, part, label=f"first {n}", n=n)
-        steps.append(Step(runs[run], score, mean))
-    return steps
+        order.append(runs[run])
+        means.append(Measured.of(total_nV[~chooses_n], ~chooses_n, part, label=f"first {n}", count=str(n)))
+        rows.append({"n": n, "added": str(runs[run].folder), CHOOSING: score, OTHER: means[-1].mrr})
+    return Selection(order, pd.DataFrame(rows), means)
 
 
 def forward_selection(predictions: Sequence[Tensor], gallery_mV: Tensor, target_n: Tensor) -> list[tuple[int, float]]:
@@ -80,25 +89,13 @@ def forward_selection(predictions: Sequence[Tensor], gallery_mV: Tensor, target_
     return steps
 
 
-def selection_curve(steps: Sequence[Step]) -> pd.DataFrame:
-    """A row for each number of runs averaged."""
-    return pd.DataFrame(
-        {
-            "n": range(1, len(steps) + 1),
-            "added": [str(step.added.folder) for step in steps],
-            "MRR, choosing half": [step.mrr for step in steps],
-            "MRR, other half": [step.mean.mrr for step in steps],
-        }
-    )
-
-
-def plot_selection(curve: pd.DataFrame, selected: int, path: Path) -> None:
-    """The curve of a selection, and how many runs were selected, as PNG."""
+def plot_selection(selection: Selection, path: Path) -> None:
+    """The curve of a selection as PNG."""
     figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    for column, marker in (("MRR, choosing half", "o"), ("MRR, other half", "s")):
+    axes, curve = figure.subplots(), selection.curve
+    for column, marker in ((CHOOSING, "o"), (OTHER, "s")):
         axes.plot(curve.n, curve[column], marker=marker, label=column)
-    axes.axvline(selected, color="grey", lw=0.8, ls=":", label="selected")
+    axes.axvline(selection.count, color="grey", lw=0.8, ls=":", label="selected")
     axes.set(title="Forward selection", xlabel="runs averaged", ylabel="MRR", xticks=curve.n)
     axes.grid(alpha=0.3)
     axes.legend()
