@@ -26,7 +26,6 @@ from src.ensembles.held_out import Run
 from src.training.inputs import Part
 from src.training.metrics import mrr, retrieval_ranks
 
-
 CHOOSING, OTHER = "MRR, choosing half", "MRR, other half"
 
 
