@@ -72,7 +72,7 @@ def finished_runs(folders: Sequence[Path]) -> list[Run]:
 
     Raises InputError for a folder without one.
     """
-    runs = {}
+    runs: dict[Path, Run] = {}
     for folder in folders:
         found = [Run(path, record) for path, record in recorded_runs(folder) if record.status == State.FINISHED]
         if not found:
