@@ -11,14 +11,22 @@ command that makes it. The mean is the plain arithmetic one, unless --normalize 
 
 from pathlib import Path
 
-from src.common.cli import run
-from src.ensembles.averaging import combine_members
-from src.inventory import THE_16
+import train_mrr_Ensemble_new_dataset_CLIP as clip
+import train_mrr_Ensemble_new_dataset_CLIP_AdamW_5_batches as clip_adamw
+import train_mrr_Ensemble_old_dataset as raw
+from src.common.cli import run_main
+from src.ensemble import combine_members
+
+MEMBERS = (
+    *raw.ENSEMBLE.members(),
+    *clip.ENSEMBLE.members(8, 26, 256),
+    *clip_adamw.ENSEMBLE.members(42, 322),
+)
 
 
 def main(argv: list[str] | None = None) -> None:
-    combine_members(argv, __doc__, THE_16, Path("submission_ensemble_mean_16seeds.csv"))
+    combine_members(argv, __doc__, MEMBERS, Path("submission_ensemble_mean_16seeds.csv"))
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -11,17 +11,38 @@ data/train/train.npz; the MRR on the filtered ones stands beside it. Each member
 models/ensemble_clip_seed<seed>/ with its submission.csv.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
-from src.common.cli import run
-from src.ensembles.training import train_members
-from src.inventory import CLIP_NPZ
-from src.training.recipe import ENSEMBLE_CLIP
+from src.common.cli import CLIP_NPZ, TRAIN_NPZ, run_main
+from src.ensembles.members import Ensemble
+from src.train_members import train_members
+from src.training.recipe import BASELINE
+
+ENSEMBLE = Ensemble(
+    script=Path(__file__).name,
+    dataset="CLIP-filtered",
+    train_npz=CLIP_NPZ,  # without the tenth of the captions that fit their image least
+    val_npz=TRAIN_NPZ,  # the figure that counts is on captions that no filter made easier
+    recipe=replace(
+        BASELINE,
+        name="ensemble_clip",
+        epochs=300,  # at most, as for the unfiltered pairs: only the data differ
+    ),
+    reference_mrr={  # seed: the validation MRR to be reproduced
+        8: 0.587656,
+        26: 0.593147,
+        256: 0.588814,
+        4096: 0.598578,
+        8888: 0.598682,
+        1234: 0.600019,
+    },
+)
 
 
 def main(argv: list[str] | None = None) -> None:
-    train_members(argv, Path(__file__), __doc__, ENSEMBLE_CLIP, CLIP_NPZ)
+    train_members(argv, __doc__, ENSEMBLE)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

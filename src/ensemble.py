@@ -9,36 +9,206 @@ ensemble_combine_CSVs_all_23seeds.py.
 """
 
 import argparse
+import inspect
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from src.common.cli import HelpFormatter, run
-from src.ensembles import averaging as ensemble_averaging
-from src.ensembles import evaluation as ensemble_evaluation
-from src.ensembles import selection as ensemble_selection
+from src.common.cli import MODELS_DIR, TRAIN_NPZ, Parser, add_device_argument, print_settings, run_main
+from src.common.files import InputError
+from src.ensembles.members import Member, member_files
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SELECTED = "submission_ensemble_selected.csv"
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = Parser(__doc__)
+    commands = parser.add_subparsers(required=True)
 
-    def add_command(name: str, help: str, doc: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=help, description=doc, formatter_class=HelpFormatter)
+    def add_command(name: str, function: Callable[[argparse.Namespace], None], help: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help, description=inspect.getdoc(function))
+        command.set_defaults(function=function)
+        return command
 
-    averaging = add_command("combine", "average submissions", ensemble_averaging.__doc__)
-    averaging.add_argument("files", type=Path, nargs="+", metavar="CSV", help="the submissions to average")
-    ensemble_averaging.add_combine_arguments(averaging)
-    evaluation = add_command("evaluate", "measure the mean of runs", ensemble_evaluation.__doc__)
-    ensemble_evaluation.add_evaluate_arguments(evaluation)
-    selection = add_command("select", "choose which runs to average", ensemble_selection.__doc__)
-    ensemble_selection.add_select_arguments(selection)
+    combining = add_command("combine", combine_files, "average submissions")
+    combining.add_argument("files", type=Path, nargs="+", metavar="CSV", help="the submissions to average")
+    add_combine_arguments(combining)
+
+    evaluating = add_command("evaluate", evaluate_runs, "measure the mean of runs")
+    selecting = add_command("select", select_runs, "choose which runs to average")
+    for command in (evaluating, selecting):
+        command.add_argument(
+            "runs", type=Path, nargs="*", default=[MODELS_DIR], help="folders of finished runs, or folders of those"
+        )
+        command.add_argument(
+            "--on", type=Path, default=TRAIN_NPZ, help="pairs to measure on; unfiltered ones", metavar="NPZ"
+        )
+        add_device_argument(command)
+    how = evaluating.add_mutually_exclusive_group()
+    how.add_argument(
+        "--against",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="RUNS",
+        help="give differences from this run, or from the mean of these, and not from the best single run",
+    )
+    how.add_argument(
+        "--out-of-fold", action="store_true", help="predict every caption by those runs only that never saw its image"
+    )
+    add_normalize_argument(selecting)
+    selecting.add_argument("--seed", type=int, default=0, help="of the halving of the images: one half chooses")
+    selecting.add_argument(
+        "--plot", type=Path, default=MODELS_DIR / "selection_curve.png", help="the curve", metavar="PNG"
+    )
     args = parser.parse_args(argv)
-    if args.command == "combine":
-        ensemble_averaging.combine(args.files, args)
-    elif args.command == "evaluate":
-        ensemble_evaluation.evaluate_runs(args)
-    else:
-        ensemble_selection.select_runs(args)
+    args.function(args)
+
+
+def add_normalize_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--normalize", "--normalise", action="store_true", help="average unit vectors instead of predictions"
+    )
+
+
+def add_combine_arguments(parser: argparse.ArgumentParser, output: Path | None = None) -> None:
+    parser.add_argument("--output", type=Path, default=output, required=output is None, help="the CSV to write")
+    add_normalize_argument(parser)
+    parser.add_argument(
+        "--weights",
+        choices=("uniform", "mrr"),
+        default="uniform",
+        help="all the same, or by the validation MRR that the run of each file recorded",
+    )
+    parser.add_argument("--models-dir", type=Path, default=MODELS_DIR, help="where the runs are")
+
+
+def combine_files(args: argparse.Namespace) -> None:
+    """The mean of submissions, from CSV files alone: caption by caption, in the order of the first file."""
+    from src.data.submissions import write_submission
+    from src.ensembles.averaging import average, recorded_mrrs
+
+    if args.output.resolve() in [file.resolve() for file in args.files]:
+        raise InputError(f"{args.output}: is one of the files to average; choose another --output")
+    weights, weighting = [1.0] * len(args.files), "uniform"
+    if args.weights == "mrr":
+        weights = recorded_mrrs(args.files, args.models_dir)
+        weighting = f"by validation MRR, {min(weights):.4f} to {max(weights):.4f}"
+    settings = {"average of": _averaged(args), "weights": weighting, "output": args.output}
+    print_settings(f"Averaging {len(args.files)} submissions", settings)
+    caption_ids, embeddings = average(args.files, weights, normalize=args.normalize)
+    write_submission(args.output, caption_ids, embeddings)
+    count, width = embeddings.shape
+    print(f"{args.output}: {count} captions × {width} numbers, {args.output.stat().st_size / 1e6:.1f} MB")
+
+
+def combine_members(argv: list[str] | None, doc: str | None, members: Sequence[Member], output: Path) -> None:
+    """The whole of a combining script's `main`."""
+    parser = Parser(doc)
+    parser.add_argument("files", type=Path, nargs="*", metavar="CSV", help="average these instead of the members")
+    add_combine_arguments(parser, output)
+    args = parser.parse_args(argv)
+    args.files = args.files or member_files(members, args.models_dir)
+    combine_files(args)
+
+
+def evaluate_runs(args: argparse.Namespace) -> None:
+    """How good the mean of some runs is, on captions that they did not train on; differences with their uncertainty.
+
+        python -m src.ensemble evaluate models/common_split
+        python -m src.ensemble evaluate models/common_split --against models/baseline_train_seed43
+        python -m src.ensemble evaluate models/ensemble_* --out-of-fold      # members that each held out other images
+
+    Runs are given as their folders, or as folders of those. The mean of runs with one common split is measured on the
+    captions of the images that they held out. Runs with splits of their own have trained on each other's validation
+    images: --out-of-fold averages, for every caption, only the runs that never saw its image. With 10% held out these
+    are a tenth of all runs, so the figure is that of a smaller ensemble. The gallery is all images that are measured.
+    """
+    from src.ensembles.evaluation import comparison, measure_runs
+    from src.ensembles.held_out import finished_runs, open_part, unseen_captions
+    from src.training.machine import find_device
+
+    runs, others = finished_runs(args.runs), finished_runs(args.against)
+    part = open_part(args.on, [*runs, *others], find_device(args.device), out_of_fold=args.out_of_fold)
+    settings = {
+        "captions from": args.on,
+        "measured": f"{len(part):,} of {len(part.of.pairs):,} captions",
+        "gallery": f"{len(part.images):,} images, held out by {'any' if args.out_of_fold else 'every'} run",
+        "runs a caption": f"{unseen_captions(runs, part).sum() / len(part):.1f} on average",
+        "device": part.of.device,
+    }
+    print_settings(f"Measuring {len(runs)} runs", settings)
+    singles, means = measure_runs(runs, part)
+    measured = [*singles, *means]
+    reference = means[0] if args.out_of_fold and means else max(singles, key=lambda single: single.mrr)
+    if others:
+        singles, means = measure_runs(others, part, prefix="against: ")
+        reference = means[1] if means else singles[0]  # the mean comes after the average
+        measured += [*singles, *means]
+    print_table(comparison(measured, reference))
+    print(f"Differences are from: {reference.label} (n = {reference.count})")
+
+
+def select_runs(args: argparse.Namespace) -> None:
+    """Which runs to average: forward selection on validation predictions.
+
+        python -m src.ensemble select models/common_split
+        python -m src.ensemble select models/common_split --normalize
+
+    Starts with the best run and adds, again and again, the one that raises the MRR of the mean most (Caruana et al.
+    2004). The curve goes on to the mean of all runs; its highest point is what is selected.
+
+    A choice flatters itself on the captions that it was made on. So half of the images choose, and the figures to
+    believe are those of the other half; the gallery is all of them for both, as for `evaluate`.
+    """
+    from src.ensembles.held_out import finished_runs, open_part
+    from src.ensembles.selection import choosing_half, plot_selection, select
+    from src.training.machine import find_device
+
+    runs = finished_runs(args.runs)
+    if len(runs) < 2:
+        raise InputError(f"{runs[0].folder}: is the only finished run; there is nothing to select from")
+    part = open_part(args.on, runs, find_device(args.device))
+    chooses_n = choosing_half(part, args.seed)
+    halves = f"{chooses_n.sum():,} choose, {(~chooses_n).sum():,} report"
+    settings = {
+        "captions from": args.on,
+        "measured": f"{len(part):,} of {len(part.of.pairs):,} captions; {halves}",
+        "gallery": f"{len(part.images):,} images, held out by every run",
+        "average of": _averaged(args),
+        "device": part.of.device,
+    }
+    print_settings(f"Selecting among {len(runs)} runs", settings)
+    selection = select(runs, part, chooses_n, normalize=args.normalize)
+    print_table(selection.curve)
+    plot_selection(selection, args.plot)
+    files = [run.submission for run in selection.order[: selection.count]]
+    single, mean, mean_of_all = (selection.means[number] for number in (0, selection.count - 1, -1))
+    gain = mean.over(mean_of_all)
+    command = ["python", "-m", "src.ensemble", "combine"]
+    summary = {
+        "MRR, other half": f"{mean.mrr:.4f}",
+        "over the best single": f"{mean.over(single)} (95% interval)",
+        "over the mean of all": f"{gain} (95% interval)",
+        "curve": args.plot,
+        "average them with": shlex.join([*command, *files, *["--normalize"] * args.normalize, "--output", SELECTED]),
+    }
+    print_settings(f"{selection.count} of {len(runs)} runs selected", summary)
+    if selection.count < len(runs) and gain.low <= 0:
+        print("On the other half these are not better than the mean of all runs: the choice may be chance.")
+
+
+def print_table(table: "pd.DataFrame") -> None:
+    print(table.to_string(index=False, na_rep="-", float_format="{:.4f}".format))
+
+
+def _averaged(args: argparse.Namespace) -> str:
+    return "unit vectors" if args.normalize else "predictions"
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -1,6 +1,6 @@
 """Finished runs, and the images that they may be measured on because they did not train on them.
 
-Shapes: N captions, M images, V image width, R runs.
+Shapes: N captions and M images of the pairs to measure on; n captions of a part; V image width, R runs.
 
 A run saw every image of its training file that it did not hold out, whatever a filter left of the image's captions.
 """
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +16,11 @@ from torch import Tensor
 
 from src.common.files import InputError
 from src.data.npz import open_npz
-from src.data.pairs import Pairs, fingerprint
+from src.data.pairs import Pairs, fingerprint, open_pairs
 from src.data.splits import validation_images
-from src.training.model import Translator, load_translator, translate
-from src.training.recipe import Recipe
-from src.training.runs import BEST_MRR, recorded_runs
+from src.training.inputs import OnDevice, Part
+from src.training.model import load_translator, translate
+from src.training.runs import BEST_MRR, SUBMISSION, RunRecord, State, recorded_runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,46 +28,41 @@ class Run:
     """A finished run: its folder and its record."""
 
     folder: Path
-    record: dict[str, Any]
+    record: RunRecord
+
+    @property
+    def mrr(self) -> float:
+        assert self.record.results, "a finished run has results"
+        return self.record.results.mrr
+
+    @property
+    def submission(self) -> str:
+        return self.record.submission.path if self.record.submission else str(self.folder / SUBMISSION)
 
     def held_out(self, on: Pairs) -> np.ndarray:
         """Which images of `on` the run did not train on, (M,) bool. Raises InputError if that cannot be told."""
-        try:
-            recipe = Recipe(**self.record["recipe"])
-        except TypeError as error:
-            raise InputError(f"{self.folder}: its recipe is of another version of this project ({error})") from None
-        names = self._image_names("train", on)
+        recipe, data = self.record.recipe, self.record.data
+        names = self._image_names(data.train_npz, data.train_fingerprint, on)
         validates = validation_images(names, recipe.val_fraction, recipe.effective_split_seed)
-        if "val_npz" in self.record["data"] and not np.isin(self._image_names("val", on), names).any():
+        if data.val_npz and not np.isin(self._image_names(data.val_npz, data.val_fingerprint, on), names).any():
             validates[:] = False  # it validated on a set of its own and trained on all of these
         return ~np.isin(on.image_names, names[~validates])
 
-    def _image_names(self, part: str, on: Pairs) -> np.ndarray:
-        path, wanted = Path(self.record["data"][f"{part}_npz"]), self.record["data"][f"{part}_fingerprint"]
-        if wanted == fingerprint(on.source):
+    def _image_names(self, path: str, recorded: str | None, on: Pairs) -> np.ndarray:
+        """The names in a file that the run read, known by its recorded fingerprint."""
+        if on.source and recorded == fingerprint(on.source):
             return on.image_names
-        if not path.is_file() or fingerprint(path) != wanted:
+        if not Path(path).is_file() or recorded != fingerprint(path):
             raise InputError(f"{self.folder}: its {path} is gone or has changed, so what it trained on is not known")
         return _image_names_in(path)
 
-    def predict(self, captions: Pairs, device: torch.device) -> Tensor:
-        """Predict the captions' images, (N, V) float32 on the device. Raises InputError if the widths differ."""
-        translator = load_translator_for(captions, self.folder / BEST_MRR, device)
-        return translate(translator, torch.from_numpy(captions.text_embeddings))
-
-
-def load_translator_for(pairs: Pairs, weights: Path, device: torch.device) -> Translator:
-    """Load a translator of these pairs' widths. Raises InputError as `load_translator` does, and for other widths."""
-    translator = load_translator(weights, device)
-    ours = translator.dims["text_dim"], translator.dims["image_dim"]
-    widths = pairs.text_embeddings.shape[1], pairs.image_embeddings.shape[1]
-    if ours != widths:
-        raise InputError(f"{weights}: translates widths {ours}; those of {pairs.source} are {widths}")
-    return translator
+    def predict(self, part: Part) -> Tensor:
+        """Predict the captions' images, (n, V) float32 on the part's device. Raises InputError as `load_translator`."""
+        return translate(load_translator(self.folder / BEST_MRR, part.of.device, of=part.of.pairs), part.text_nT)
 
 
 @cache
-def _image_names_in(path: Path) -> np.ndarray:
+def _image_names_in(path: str) -> np.ndarray:
     with open_npz(path) as archive:
         return archive.array("images/names", rank=1, kind="U").astype(object)
 
@@ -78,13 +72,21 @@ def finished_runs(folders: Sequence[Path]) -> list[Run]:
 
     Raises InputError for a folder without one.
     """
-    runs = {}
+    runs: dict[Path, Run] = {}
     for folder in folders:
-        found = [Run(path, record) for path, record in recorded_runs(folder) if record["status"] == "finished"]
+        found = [Run(path, record) for path, record in recorded_runs(folder) if record.status == State.FINISHED]
         if not found:
             raise InputError(f"{folder}: holds no finished run")
         runs |= {run.folder.resolve(): run for run in found}
     return list(runs.values())
+
+
+def open_part(path: Path, runs: Sequence[Run], device: torch.device, *, out_of_fold: bool = False) -> Part:
+    """The captions of a file to measure runs on, in turns: those of the images that all runs held out or, with
+    `out_of_fold`, that any run did. Raises InputError, also as `common_images` does."""
+    pairs = open_pairs(path)
+    images = np.any([run.held_out(pairs) for run in runs], axis=0) if out_of_fold else common_images(runs, pairs)
+    return OnDevice(pairs, device).part(images, turns=True)
 
 
 def common_images(runs: Sequence[Run], on: Pairs) -> np.ndarray:
@@ -107,3 +109,16 @@ def common_images(runs: Sequence[Run], on: Pairs) -> np.ndarray:
                 f"out by {runs[fewest].folder}; train all with one --split-seed, or measure with --out-of-fold"
             )
     return images
+
+
+def unseen_captions(runs: Sequence[Run], part: Part) -> Tensor:
+    """Which captions of a part each run may predict, since it did not train on their images: (R, n) bool.
+
+    Raises InputError for a run that may predict none.
+    """
+    held_RM = torch.from_numpy(np.array([run.held_out(part.of.pairs) for run in runs])).to(part.of.device)
+    held_Rn = held_RM[:, part.of.image_of_caption_N[part.captions]]
+    for run, held_n in zip(runs, held_Rn, strict=True):
+        if not held_n.any():
+            raise InputError(f"{run.folder}: trained on all images of {part.of.pairs.source}; leave it out")
+    return held_Rn

@@ -5,13 +5,14 @@ import tracemalloc
 import numpy as np
 import pytest
 
+import ensemble_combine_CSVs_16seeds
+import ensemble_combine_CSVs_all_23seeds
 from src.common.files import InputError
 from src.data.submissions import read_submission, write_submission
 from src.ensemble import main
 from src.ensembles.averaging import average
-from src.inventory import ALL_23, THE_16
-from src.training.runs import sha256, write_run
-from tests.conftest import assert_input_error
+from src.training.recipe import BASELINE
+from src.training.runs import DataRecord, FileRecord, Results, RunRecord, write_run
 
 IDS = np.array([30, 7, 12, -4])
 
@@ -35,6 +36,10 @@ def stack(files):
     return np.float64([read_submission(file).aligned(IDS) for file in files])
 
 
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
 def test_the_mean_is_that_of_all_files_at_once(files):
     caption_ids, embeddings = average(files, [1.0] * 3)
     assert (caption_ids == IDS).all()
@@ -49,12 +54,11 @@ def test_weights_count_in_proportion(files):
 
 
 def test_normalised_each_counts_the_same(files, tmp_path):
-    unit = stack(files) / np.linalg.norm(stack(files), axis=2, keepdims=True)
     scaled = tmp_path / "scaled.csv"
     write_submission(scaled, IDS, 1000 * stack(files)[0])
     for first in (files[0], scaled):
         _, embeddings = average([first, *files[1:]], [1.0] * 3, normalize=True)
-        np.testing.assert_allclose(embeddings, unit.mean(axis=0), rtol=1e-5)
+        np.testing.assert_allclose(embeddings, unit(stack(files)).mean(axis=0), rtol=1e-5)
 
 
 def test_one_file_is_its_own_mean(files):
@@ -79,14 +83,40 @@ def test_zeros_cannot_be_normalised(files, tmp_path):
         average([*files, tmp_path / "zeros.csv"], [1.0] * 4, normalize=True)
 
 
+def test_more_files_take_no_more_memory(tmp_path):
+    files = [make_submission(tmp_path / f"{seed}.csv", seed, np.arange(100), 512) for seed in range(8)]
+    peaks = []
+    for some in (files[:2], files):
+        tracemalloc.start()
+        average(some, [1.0] * len(some))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    one_file = 100 * 512 * 4
+    assert peaks[1] - peaks[0] < one_file
+    assert peaks[0] > one_file  # so it is measured at all
+
+
 def combine(*arguments):
     main(["combine", *map(str, arguments)])
 
 
+def test_the_command_averages_any_files(files, tmp_path, capsys):
+    combine(*files, "--output", tmp_path / "mean.csv")
+    np.testing.assert_allclose(read_submission(tmp_path / "mean.csv").embeddings, stack(files).mean(0), rtol=1e-6)
+    assert "mean.csv: 4 captions × 6 numbers" in capsys.readouterr().out
+
+
 def test_weights_by_mrr_come_from_the_run_that_wrote_the_file(files, tmp_path):
     for file, mrr in zip(files, (0.5, 0.2, 0.1), strict=True):
-        record = {"recipe": {}, "data": {}, "status": "finished", "results": {"mrr": mrr}}
-        write_run(tmp_path / "models" / file.stem, record | {"submission": {"path": "x", "sha256": sha256(file)}})
+        record = RunRecord(
+            run_name=file.stem,
+            status="finished",
+            recipe=BASELINE,
+            data=DataRecord(),
+            results=Results(measures={"mrr": mrr}),
+            submission=FileRecord.of(file),
+        )
+        write_run(tmp_path / "models" / file.stem, record)
     flags = ("--output", tmp_path / "out.csv", "--models-dir", tmp_path / "models", "--weights", "mrr")
     combine(*files, *flags)
     expected = np.average(stack(files), axis=0, weights=[5, 2, 1])
@@ -104,45 +134,43 @@ def test_the_output_is_none_of_the_inputs(files):
 
 
 @pytest.mark.parametrize(
-    ("script", "members", "output"),
+    ("script", "count", "output"),
     [
-        ("ensemble_combine_CSVs_16seeds.py", THE_16, "submission_ensemble_mean_16seeds.csv"),
-        ("ensemble_combine_CSVs_all_23seeds.py", ALL_23, "submission_ensemble_mean_23seeds.csv"),
+        (ensemble_combine_CSVs_16seeds, 16, "submission_ensemble_mean_16seeds.csv"),
+        (ensemble_combine_CSVs_all_23seeds, 23, "submission_ensemble_mean_23seeds.csv"),
     ],
 )
-def test_the_scripts_average_their_members(run_script, tmp_path, script, members, output):
-    files = [
-        make_submission(tmp_path / f"models/{member.run_name}/submission.csv", number)
-        for number, member in enumerate(ALL_23)
-    ]
-    result = run_script(script, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert f"Averaging {len(members)} submissions" in result.stdout
-    chosen = [file for file, member in zip(files, ALL_23, strict=True) if member in members]
+def test_the_scripts_average_their_members(tmp_path, monkeypatch, capsys, script, count, output):
+    monkeypatch.chdir(tmp_path)
+    members = {
+        member.run_name: make_submission(tmp_path / f"models/{member.run_name}/submission.csv", number)
+        for number, member in enumerate(ensemble_combine_CSVs_all_23seeds.MEMBERS)
+    }
+    script.main([])
+    assert f"Averaging {count} submissions" in capsys.readouterr().out
+    chosen = [members[member.run_name] for member in script.MEMBERS]
     mean = read_submission(tmp_path / output)
     assert (mean.caption_ids == IDS).all()
     np.testing.assert_array_equal(mean.embeddings, stack(chosen).mean(axis=0).astype(np.float32))
 
-    files[-5].unlink()  # AdamW, seed 322, which is in both
-    (tmp_path / output).unlink()
-    missing = "python train_mrr_Ensemble_new_dataset_CLIP_AdamW_5_batches.py --seeds 322`"
-    assert_input_error(run_script(script, cwd=tmp_path), "ensemble_clip_adamw_seed322/submission.csv", missing)
-    assert not (tmp_path / output).exists()
-
-    own = run_script(script, files[0], files[1], "--output", "own.csv", "--normalise", cwd=tmp_path)
-    assert own.returncode == 0, own.stderr
-    unit = stack(files[:2]) / np.linalg.norm(stack(files[:2]), axis=2, keepdims=True)
-    np.testing.assert_allclose(read_submission(tmp_path / "own.csv").embeddings, unit.mean(axis=0), rtol=1e-5)
+    script.main([str(chosen[0]), str(chosen[1]), "--output", "own.csv", "--normalise"])
+    expected = unit(stack(chosen[:2])).mean(axis=0)
+    np.testing.assert_allclose(read_submission(tmp_path / "own.csv").embeddings, expected, rtol=1e-5)
 
 
-def test_more_files_take_no_more_memory(tmp_path):
-    files = [make_submission(tmp_path / f"{seed}.csv", seed, np.arange(200), 1536) for seed in range(8)]
-    peaks = []
-    for some in (files[:2], files):
-        tracemalloc.start()
-        average(some, [1.0] * len(some))
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    one_file = 200 * 1536 * 4
-    assert peaks[1] - peaks[0] < one_file
-    assert peaks[0] > one_file  # so it is measured at all
+def test_what_a_script_misses_is_named_with_the_commands_that_make_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for member in ensemble_combine_CSVs_16seeds.MEMBERS:
+        make_submission(tmp_path / f"models/{member.run_name}/submission.csv", member.seed)
+    for name in ("ensemble_raw_seed42", "ensemble_clip_adamw_seed42", "ensemble_clip_adamw_seed322"):
+        (tmp_path / f"models/{name}/submission.csv").unlink()
+    with pytest.raises(InputError) as error:
+        ensemble_combine_CSVs_16seeds.main([])
+    assert str(error.value) == (
+        "models/ensemble_raw_seed42/submission.csv: no such file, nor those of 2 other members; run "
+        "`python train_mrr_Ensemble_old_dataset.py --seeds 42` and "
+        "`python train_mrr_Ensemble_new_dataset_CLIP_AdamW_5_batches.py --seeds 42 322`"
+    )
+    assert not list(tmp_path.glob("*.csv"))
+    with pytest.raises(InputError, match=r"--seeds 42 1337 .* --models-dir elsewhere`"):
+        ensemble_combine_CSVs_16seeds.main(["--models-dir", "elsewhere"])

@@ -1,0 +1,69 @@
+"""The members of an ensemble: one recipe, many seeds; which script trains them, and where their submissions lie."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from src.common.cli import MODELS_DIR
+from src.common.files import InputError
+from src.training.recipe import Recipe
+from src.training.runs import SUBMISSION, folder_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """Models that differ in their seeds only.
+
+    script: the file that trains them. dataset: what train_npz is called for short. val_npz: where the captions that
+    validate come from as long as it is train_npz that trains; None: from there too. reference_mrr: the seeds, each
+    with the validation MRR that is to be reproduced, None where none was recorded.
+    """
+
+    script: str
+    dataset: str
+    train_npz: Path
+    val_npz: Path | None = None
+    recipe: Recipe
+    reference_mrr: Mapping[int, float | None]
+
+    def members(self, *seeds: int) -> tuple["Member", ...]:
+        """The members of these seeds; of all seeds if none is given."""
+        return tuple(Member(self, seed) for seed in seeds or self.reference_mrr)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of an ensemble."""
+
+    ensemble: Ensemble
+    seed: int
+
+    @property
+    def recipe(self) -> Recipe:
+        return replace(self.ensemble.recipe, seed=self.seed)
+
+    @property
+    def run_name(self) -> str:
+        """Of its folder in models/. The recipe's name tells the ensemble: a seed can be in several."""
+        return folder_name(self.recipe, self.ensemble.recipe)
+
+
+def member_files(members: Sequence[Member], models_dir: Path) -> list[Path]:
+    """The members' submissions. Raises InputError that names those missing and the commands that make them."""
+    files = [models_dir / member.run_name / SUBMISSION for member in members]
+    missing = [number for number, file in enumerate(files) if not file.is_file()]
+    if missing:
+        others = f", nor those of {len(missing) - 1} other members" if len(missing) > 1 else ""
+        commands = training_commands([members[number] for number in missing], models_dir)
+        raise InputError(f"{files[missing[0]]}: no such file{others}; run {commands}")
+    return files
+
+
+def training_commands(members: Sequence[Member], models_dir: Path) -> str:
+    """The commands that train these members, one a script."""
+    where = "" if models_dir == MODELS_DIR else f" --models-dir {models_dir}"
+    seeds: dict[str, str] = {}
+    for member in members:
+        script = member.ensemble.script
+        seeds[script] = f"{seeds.get(script, '')} {member.seed}"
+    return " and ".join(f"`python {script} --seeds{of}{where}`" for script, of in seeds.items())

@@ -1,0 +1,116 @@
+"""`python -m src.ensemble evaluate` and `select`, on runs with random weights."""
+
+import re
+import shlex
+
+import numpy as np
+import pytest
+
+from src.common.cli import TRAIN_NPZ
+from src.common.files import InputError
+from src.data.pairs import open_pairs
+from src.data.splits import validation_images
+from src.data.submissions import read_submission, write_submission
+from src.ensemble import main
+
+RUNS = ("models/seed1", "models/seed2", "models/seed3")
+
+
+@pytest.fixture
+def common_split(make_run):
+    """Three runs that held out the same images, each with a submission in its folder."""
+    for seed in (1, 2, 3):
+        embeddings = np.random.default_rng(seed).standard_normal((4, 12))
+        write_submission(make_run(seed, split_seed=0) / "submission.csv", np.arange(4), embeddings)
+
+
+@pytest.fixture
+def call(capsys):
+    """Call a command as its command line would; what it prints."""
+
+    def start(*arguments):
+        main(list(arguments))
+        return capsys.readouterr().out
+
+    return start
+
+
+def rows_of(printed: str) -> dict[str, tuple[str, float, str]]:
+    """The table that `evaluate` prints: {label: (n, MRR, difference)}."""
+    found = re.findall(r"^ *([\d-]+) +(\S.*?) +(\d\.\d{4}) .* (reference|-|\S+ \[\S+ \S+\])$", printed, re.MULTILINE)
+    return {label: (n, float(mrr), difference) for n, label, mrr, difference in found}
+
+
+def curve_of(printed: str) -> list[tuple[str, float, float]]:
+    """The table that `select` prints: [(the run that is added, MRR of the choosing half, of the other half)]."""
+    found = re.findall(r"^ *\d+ +(models/\S+) +(\d\.\d+) +(\d\.\d+)$", printed, re.MULTILINE)
+    return [(run, float(choosing), float(other)) for run, choosing, other in found]
+
+
+def test_runs_of_a_common_split_are_measured_with_their_means(common_split, call):
+    printed = call("evaluate")  # models/ by default
+    assert "15 images, held out by every run" in printed
+    rows = rows_of(printed)
+    means = ("mean", "MRR-weighted mean", "normalised mean")
+    assert list(rows) == [*RUNS, "single runs, on average", *means]
+    best = max(RUNS, key=lambda run: rows[run][1])
+    assert [label for label, row in rows.items() if row[2] == "reference"] == [best]
+    assert [rows[label][0] for label in means] == ["3"] * 3
+    assert printed.splitlines()[-1] == f"Differences are from: {best} (n = 1)"
+
+
+def test_two_sets_of_runs_are_compared(common_split, call):
+    rows = rows_of(call("evaluate", RUNS[0], "--against", *RUNS[1:]))
+    assert rows["against: mean"][::2] == ("2", "reference")
+    gain, low, high = map(float, re.findall(r"[+-]\d\.\d{4}", rows[RUNS[0]][2]))
+    assert gain == pytest.approx(rows[RUNS[0]][1] - rows["against: mean"][1], abs=1e-4)
+    assert low < gain < high
+    assert rows_of(call("evaluate", RUNS[0], "--against", RUNS[1]))[f"against: {RUNS[1]}"][2] == "reference"
+
+
+def test_runs_with_splits_of_their_own_are_measured_out_of_fold(make_run, call):
+    for seed in (1, 2, 3):
+        make_run(seed)
+    with pytest.raises(InputError, match=r"trained on .* of the 15 images .*--split-seed.*--out-of-fold"):
+        call("evaluate")
+    printed = call("evaluate", "--out-of-fold")
+    names = open_pairs(TRAIN_NPZ).image_names
+    held = np.array([validation_images(names, 0.25, seed) for seed in (1, 2, 3)])
+    assert f"{held.any(axis=0).sum()} images, held out by any run" in printed
+    rows = rows_of(printed)
+    assert rows["mean"][0] == f"1-{held.sum(axis=0).max()}"
+    assert rows["single runs, on average"][2] == "reference"
+    assert {rows[run][2] for run in RUNS} == {"-"}
+
+
+@pytest.mark.parametrize("flags", [(), ("--normalize",)])
+def test_select_prints_the_command_that_averages_what_it_chose(common_split, call, tmp_path, flags):
+    printed = call("select", *flags)
+    assert (tmp_path / "models/selection_curve.png").stat().st_size > 10_000
+    curve = curve_of(printed)
+    assert sorted(run for run, _, _ in curve) == list(RUNS)
+    count = 1 + int(np.argmax([choosing for _, choosing, _ in curve]))
+    assert f"{count} of 3 runs selected" in printed
+    assert re.search(rf"MRR, other half +{curve[count - 1][2]:.4f}\n", printed)
+    command = shlex.split(re.search(r"average them with +(.+)", printed)[1])
+    files = [f"{run}/submission.csv" for run, _, _ in curve[:count]]
+    output = "submission_ensemble_selected.csv"
+    assert command == ["python", "-m", "src.ensemble", "combine", *files, *flags, "--output", output]
+    call(*command[3:])
+    vectors = np.array([read_submission(file).embeddings for file in files])
+    if flags:
+        vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    np.testing.assert_allclose(read_submission(output).embeddings, vectors.mean(axis=0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("evaluate", "absent"), "absent: holds no finished run"),
+        (("evaluate", "models", "--on", "absent.npz"), "absent.npz: no such file"),
+        (("select", "models/seed1"), "only finished run"),
+    ],
+)
+def test_what_cannot_be_used_is_named(common_split, call, arguments, reason):
+    with pytest.raises(InputError, match=reason):
+        call(*arguments)
