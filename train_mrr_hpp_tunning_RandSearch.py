@@ -15,9 +15,9 @@ models/hpsearch/ gets the trials, best_recipe.json, and at the end plots of MRR 
 their importance. Only the best --keep trials keep their weights. The best one predicts the submission.
 """
 
-import argparse
 import shlex
-from dataclasses import replace
+from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from src.common.cli import Parser, positive_int, print_settings, run_main
 from src.common.files import InputError
 from src.flags import add_job_arguments, add_recipe_arguments, data_paths, recipe_changes
 from src.search.space import COMMON, SEARCHABLE, Space
-from src.training.recipe import BASELINE, describe
+from src.training.recipe import BASELINE, flag_of
 from src.training.runs import State
 
 if TYPE_CHECKING:
@@ -72,8 +72,9 @@ def main(argv: list[str] | None = None) -> None:
     several = {name: CHOICES.get(name, (getattr(BASE, name),)) for name in SEARCHABLE}
     add_recipe_arguments(parser, BASE, choices=several)
     args = parser.parse_args(argv)
-    given = recipe_changes(args)
-    space = Space.of(replace(BASE, **{name: given[name] for name in COMMON if name in given}), CHOICES | given)
+    changes = recipe_changes(args)
+    common = {name: value for name, value in changes.items() if name in COMMON}
+    space = Space.of(replace(BASE, **common), CHOICES | changes)
     if args.trials > space.size:
         raise InputError(
             f"--trials {args.trials}: the space has {space.size:,} configurations, and none is tried twice"
@@ -101,53 +102,44 @@ def main(argv: list[str] | None = None) -> None:
         pruner=make_pruner(args.pruner, space),
         keep=args.keep,
     )
-    common = replace(space.base, **{name: getattr(BASELINE, name) for name in space.choices})
+    fixed = {name: value for name, value in asdict(space.base).items() if name not in (*space.choices, "name", "seed")}
+    changed = [f"{name}={value}" for name, value in fixed.items() if value != getattr(BASELINE, name)]
     settings = {
         "trials": f"{args.trials} of {space.size:,} configurations; {len(store.rows())} have ended already",
         "sampler, pruner": f"{args.sampler} (seed {args.search_seed}), {args.pruner}",
-        "common to all": f"{describe(common, BASELINE)}, seed {common.seed}",
+        "common to all": ", ".join([*changed, f"seed {space.base.seed}"]),
         **{name: " ".join(map(str, values)) for name, values in space.choices.items()},
         "device, precision": machine,
         "search": f"{args.models_dir}, rows in {args.results}",
     }
     print_settings("Searching for hyperparameters", describe_data(paths, data) | settings)
     rows = search(store, args.trials, data, machine, submission)
-    print_result(rows, store, submission, retrain_command(parser, args))
+    same = ("train_npz", "keep_list", "val_npz", "test_npz", "device", "precision")  # of the data and the machine
+    given = {flag_of(name): getattr(args, name) for name in same if getattr(args, name) != parser.get_default(name)}
+    retrain = "".join(f" {flag} {shlex.quote(str(value))}" for flag, value in given.items())
+    print_result(rows, store, retrain, submission)
 
 
-def print_result(rows: list["TrialRow"], store: "SearchStore", submission: Path | None, retrain: str) -> None:
+def print_result(rows: list["TrialRow"], store: "SearchStore", retrain: str, submission: Path | None) -> None:
     """Print how a search ended."""
     from src.search.report import HYPERPARAMETERS_PNG, IMPORTANCE_PNG
-    from src.search.store import BEST_RECIPE, ranked
+    from src.search.store import BEST_RECIPE, OUTCOMES, ranked
 
-    counts = {
-        state: sum(row["state"] == state for row in rows) for state in (State.FINISHED, State.PRUNED, State.FAILED)
-    }
     epochs, best = store.space.base.epochs, ranked(rows)[0]
+    counts = Counter(row["state"] for row in rows)
     saved = sum(epochs - row["epochs"] for row in rows if row["state"] == State.PRUNED)
     summary = {
-        "trials": ", ".join(f"{count} {state}" for state, count in counts.items()),
+        "trials": ", ".join(f"{counts[state]} {state}" for state in OUTCOMES),
         "pruning": f"saved {saved:,} of {len(rows) * epochs:,} epochs",
         "best trial": f"{best['trial']}, {store.run_dir(best['trial'])}",
         "its recipe": store.folder / BEST_RECIPE,
-        "train it again": retrain,
+        "train it again": f"python train_mrr.py --recipe {shlex.quote(str(store.folder / BEST_RECIPE))}{retrain}",
         "all trials": store.results,
         "plots": f"{store.folder / HYPERPARAMETERS_PNG}, {store.folder / IMPORTANCE_PNG}",
     }
     if submission:
         summary["submission"] = submission
     print_settings(f"Best of {len(rows)} trials: validation MRR {best['mrr']:.4f}", summary)
-
-
-def retrain_command(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
-    """The command that trains the best configuration again, on the same data and machine."""
-    from src.search.store import BEST_RECIPE
-
-    words = ["python", "train_mrr.py", "--recipe", str(args.models_dir / BEST_RECIPE)]
-    for name in ("train_npz", "keep_list", "val_npz", "test_npz", "device", "precision"):
-        if (value := getattr(args, name)) != parser.get_default(name):
-            words += ["--" + name.replace("_", "-"), str(value)]
-    return shlex.join(words)
 
 
 if __name__ == "__main__":

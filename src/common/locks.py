@@ -1,7 +1,7 @@
 """Locks between processes, on one machine or on several that share a folder: POSIX record locks.
 
-A lock ends with the process that holds it, however that ends. NFS has these locks as such (flock is mapped to them
-there, since Linux 2.6.12), and a file system without them is an error, not a lock file that outlives a kill.
+A lock ends with the process that holds it, however that ends. NFS has these locks itself (since Linux 2.6.12 it turns
+flock into them); a file system that has none is an error, not a lock file that outlives a kill.
 """
 
 import fcntl

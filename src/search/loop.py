@@ -1,11 +1,12 @@
-"""The loop over trials. Any number of processes may work on one search: each trains one trial after the other until
-the number of trials asked for has ended, and one that finds nothing to do waits for those of the others: if one of them
-dies, it takes the trial up."""
+"""The loop over trials. Any number of processes may work on one search: each trains one trial after the other until the
+number of trials asked for has ended. One that finds nothing to do waits for the others: if one of them dies, it takes
+the trial up."""
 
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import torch
@@ -13,13 +14,14 @@ from tqdm import tqdm
 
 from src.common.files import InputError, now
 from src.search.report import draw_plots, top_table
-from src.search.store import TABLE_MEASURES, SearchStore, TrialRow, ranked
+from src.search.store import SearchStore, TrialRow, ranked
 from src.training.fit import EpochRow
 from src.training.inputs import TrainingData
 from src.training.job import predict_again, train_run
 from src.training.machine import Machine
-from src.training.runs import State, read_run, state_of, write_run
+from src.training.runs import Provenance, State, read_run, state_of, write_run
 
+MOST_DEATHS = 3
 SECONDS_BETWEEN_LOOKS = 2
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 
@@ -29,7 +31,7 @@ def search(
 ) -> list[TrialRow]:
     """Run trials until so many have ended, here or in other processes; then print the best, draw the plots and predict
     the submission with the best one. Returns the rows of all. Raises InputError if none finished."""
-    _work(store, trials, data, machine)
+    _run_trials(store, trials, data, machine)
     with store.exclusive():  # the other processes come to this as well
         rows = store.rows()
         ranking = ranked(rows)
@@ -42,17 +44,16 @@ def search(
     return rows
 
 
-def _work(store: SearchStore, trials: int, data: TrainingData, machine: Machine) -> None:
-    with tqdm(total=trials, initial=_ended(store.rows(), trials), desc="trials", unit="trial", position=0) as progress:
+def _run_trials(store: SearchStore, trials: int, data: TrainingData, machine: Machine) -> None:
+    with tqdm(total=trials, initial=len(store.rows()), desc="trials", unit="trial", position=0) as progress:
         while True:
             trial = store.claim(trials)
             rows = store.rows()
-            if ranking := ranked(rows):
-                progress.set_postfix_str(f"best MRR {ranking[0]['mrr']:.4f}, trial {ranking[0]['trial']}")
-            progress.update(_ended(rows, trials) - progress.n)
+            progress.n = sum(row["trial"] <= trials for row in rows)
+            progress.set_postfix_str(_best_of(rows))
             if trial is not None:
                 row = run_trial(store, trial, trials, data, machine)
-                tqdm.write(_line(row, ranked(store.rows()), trials))
+                tqdm.write("; ".join(filter(None, (_line(row, trials), _best_of(store.rows())))))
                 sys.stdout.flush()
             elif progress.n < trials:
                 progress.set_postfix_str(f"waiting for the {trials - progress.n} trials of other processes")
@@ -61,57 +62,63 @@ def _work(store: SearchStore, trials: int, data: TrainingData, machine: Machine)
                 return
 
 
-def _ended(rows: list[TrialRow], trials: int) -> int:
-    """How many of the first so many trials have ended."""
-    return sum(row["trial"] <= trials for row in rows)
+def _best_of(rows: list[TrialRow]) -> str:
+    ranking = ranked(rows)
+    return f"best so far {ranking[0]['mrr']:.4f} (trial {ranking[0]['trial']})" if ranking else ""
+
+
+def _line(row: TrialRow, trials: int) -> str:
+    """How a trial ended."""
+    if row["state"] == State.FINISHED:
+        how = f"MRR {row['mrr']:.4f} in epoch {row['best_epoch']} of {row['epochs']}"
+    elif row["state"] == State.PRUNED:
+        how = f"pruned after epoch {row['epochs']} with MRR {row['mrr']:.4f}"
+    else:
+        how = f"failed: {row['reason']}"
+    return f"trial {row['trial']} of {trials}: {how}"
 
 
 def run_trial(store: SearchStore, trial: optuna.Trial, trials: int, data: TrainingData, machine: Machine) -> TrialRow:
-    """Train one configuration, continuing what a dead process left, and record how it ended. Returns its row."""
+    """Train one configuration, continuing what a dead process left, and record how it ended. Returns its row. One that
+    has killed its process again and again (by taking all memory, say) ends as failed."""
     recipe, run_dir = store.space.recipe(trial.params), store.run_dir(trial.number + 1)
+    if trial.user_attrs["starts"] > MOST_DEATHS:
+        reason = f"its process died {MOST_DEATHS} times before an epoch was over; out of memory?"
+        return store.end(trial, State.FAILED, {}, reason)
     found, here = state_of(run_dir, recipe, data.record), machine.provenance()
-    row = {"device": here.device, "precision": here.precision, "training_seconds": 0.0}
+    results: dict[str, Any] = {"device": here.device, "precision": here.precision, "training_seconds": 0.0}
 
-    def on_epoch(measured: EpochRow) -> None:
-        row["training_seconds"] += measured["seconds"]
-        hopeless = store.report(trial, int(measured["epoch"]), measured["mrr"])
-        if hopeless and measured["epoch"] < recipe.epochs:
+    def on_epoch(row: EpochRow) -> None:
+        results["training_seconds"] += row["seconds"]
+        if store.report(trial, int(row["epoch"]), row["mrr"]) and row["epoch"] < recipe.epochs:
             raise optuna.TrialPruned
 
     try:
         record = read_run(run_dir)
         if found != State.FINISHED:  # else a process died between training and recording
-            # On another machine the rest would not be what it would have been there.
-            same = record and all(
-                getattr(record.provenance, name) == getattr(here, name)
-                for name in ("device", "precision", "threads", "versions")
-            )
-            record = train_run(
-                recipe,
-                data,
-                run_dir,
-                machine=machine,
-                resume=bool(found == State.TO_RESUME and same),
-                on_epoch=on_epoch,
-                bar={"desc": f"trial {trial.number + 1} of {trials}", "position": 1, "leave": False},
-            )
+            resume = found == State.TO_RESUME and _conditions(record.provenance) == _conditions(here)
+            bar = {"desc": f"trial {trial.number + 1} of {trials}", "position": 1, "leave": False}
+            record = train_run(recipe, data, run_dir, machine=machine, resume=resume, on_epoch=on_epoch, bar=bar)
     except optuna.TrialPruned:
         state, reason = State.PRUNED, "below the median"
     except KeyboardInterrupt:
-        store.give_back(trial)
+        store.forget_starts(trial)
         raise
     except (InputError, MemoryError, RuntimeError) as error:
         state, reason = State.FAILED, _reason(error)
     else:
-        results = record.results
-        row = {name: results.measures[name] for name in TABLE_MEASURES}
-        row |= {name: getattr(results, name) for name in ("best_epoch", "epochs", "training_seconds")}
-        row |= {name: getattr(record.provenance, name) for name in ("device", "precision")}
-        return store.end(trial, State.FINISHED, row)
+        results = {"device": record.provenance.device, "precision": record.provenance.precision}
+        results |= record.results.measures | {"training_seconds": record.results.training_seconds}
+        return store.end(trial, State.FINISHED, results)
     torch.cuda.empty_cache()
     if record := read_run(run_dir):
         write_run(run_dir, replace(record, status=state, reason=reason, finished=now()))
-    return store.end(trial, state, row, reason)
+    return store.end(trial, state, results, reason)
+
+
+def _conditions(provenance: Provenance) -> tuple:
+    """What has to be the same for a continued run to be what it would have been without the interruption."""
+    return provenance.device, provenance.precision, provenance.threads, provenance.versions
 
 
 def _reason(error: Exception) -> str:
@@ -122,15 +129,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in text for sign in OUT_OF_MEMORY):
         return f"out of memory: {text.splitlines()[0] if text else 'no more is known'}"
     raise error
-
-
-def _line(row: TrialRow, ranking: list[TrialRow], trials: int) -> str:
-    """How a trial ended, in one line."""
-    if row["state"] == State.FINISHED:
-        how = f"MRR {row['mrr']:.4f} in epoch {row['best_epoch']} of {row['epochs']}"
-    elif row["state"] == State.PRUNED:
-        how = f"pruned after epoch {row['epochs']} with MRR {row['mrr']:.4f}"
-    else:
-        how = f"failed: {row['reason']}"
-    best = f"; best so far {ranking[0]['mrr']:.4f} (trial {ranking[0]['trial']})" if ranking else ""
-    return f"trial {row['trial']} of {trials}: {how}{best}"

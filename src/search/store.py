@@ -6,9 +6,8 @@ trial_001/ …             the runs; the weights of the best only
 best_recipe.json         the best configuration so far, for train_mrr.py --recipe
 hpsearch_results.csv     one row for each trial that has ended; elsewhere, because it is the user's
 
-The journal is the truth. What else there is to say is written anew from it whenever a trial ends, so a process that
-is killed in between leaves nothing to repair. A trial that is running without its lock was left by a process that
-died; whoever sees it first takes it up.
+The journal is the truth. The rest is written anew from it whenever a trial ends, so a kill in between leaves nothing to
+repair. A trial that is running without its lock was left by a process that died; whoever sees it first takes it up.
 """
 
 import json
@@ -34,13 +33,9 @@ from src.training.runs import BEST_LOSS, BEST_MRR, LAST, State, read_run, write_
 
 JOURNAL, LOCKS, BEST_RECIPE = "journal.log", "search.lock", "best_recipe.json"
 WHOLE_SEARCH, WHOLE_JOURNAL, FIRST_TRIAL = 0, 1, 2  # which lock is which
-TRIAL_STATES = {
-    State.FINISHED: TrialState.COMPLETE,
-    State.PRUNED: TrialState.PRUNED,
-    State.FAILED: TrialState.FAIL,
-}
-TABLE_MEASURES = ("mrr", "recall_at_1", "recall_at_5", "recall_at_10", "challenge_mrr")
-MOST_DEATHS = 3
+OUTCOMES = {State.FINISHED: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.FAILED: TrialState.FAIL}
+TABLE_MEASURES = ("mrr", "recall_at_1", "recall_at_5", "recall_at_10", "challenge_mrr", "best_epoch", "epochs")
+TABLE_REMARKS = ("training_seconds", "device", "precision", "ended", "run", "reason")
 
 TrialRow = dict[str, Any]  # of the table: a value for each column, "" for none
 
@@ -64,9 +59,9 @@ class SearchStore:
     study: optuna.Study = field(init=False)
 
     def __post_init__(self) -> None:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)  # the search says itself what there is to say
         self.folder.mkdir(parents=True, exist_ok=True)
         self._locks = FileLocks(self.folder / LOCKS)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # the search says itself how trials end
         with self.exclusive():
             journal = self.folder / JOURNAL
             if not journal.exists():
@@ -100,88 +95,79 @@ class SearchStore:
         return [trial.user_attrs["row"] for trial in self._trials() if trial.state.is_finished()]
 
     def claim(self, trials: int) -> optuna.Trial | None:
-        """A trial to run, of the first so many; None if all have ended or are running in other processes.
-
-        One that a dead process has left comes first. One that has killed its process again and again (by taking all
-        memory, say) ends as failed.
-        """
+        """A trial to run, of the first so many: one that a dead process has left, or the next of the list. None if all
+        have ended or are running in other processes."""
         with self.exclusive():
-            for left in self._trials()[:trials]:
+            known = self._trials()
+            for left in known[:trials]:
                 if left.state == TrialState.RUNNING and self._locks.acquire(FIRST_TRIAL + left.number, wait=False):
                     trial = optuna.Trial(self.study, left._trial_id)
-                    if trial.user_attrs.get("starts", 0) < MOST_DEATHS:
-                        return self._start(trial)
-                    reason = f"its process died {MOST_DEATHS} times before an epoch was over; out of memory?"
-                    self._end(trial, State.FAILED, {}, reason)
-            earlier = self._trials()
-            if not any(trial.state == TrialState.WAITING for trial in earlier[:trials]):
-                if len(earlier) >= trials:
-                    return None
-                configuration = draw(self.space, earlier, self.sampler, self.seed)
-                waiting = {"state": TrialState.WAITING, "distributions": distributions(self.space)}
-                self.study.add_trial(create_trial(params=configuration, **waiting))
-            trial = self.study.ask()  # the first that waits
-            self._locks.acquire(FIRST_TRIAL + trial.number)
-            return self._start(trial)
+                    break
+            else:
+                if not any(trial.state == TrialState.WAITING for trial in known[:trials]):
+                    if len(known) >= trials:
+                        return None
+                    options = {"state": TrialState.WAITING, "distributions": distributions(self.space)}
+                    configuration = draw(self.space, known, self.sampler, self.seed)
+                    self.study.add_trial(create_trial(params=configuration, **options))
+                trial = self.study.ask()  # the first that waits
+                self._locks.acquire(FIRST_TRIAL + trial.number)
+            trial.set_user_attr("starts", trial.user_attrs.get("starts", 0) + 1)
+            return trial
 
     def report(self, trial: optuna.Trial, epoch: int, mrr: float) -> bool:
         """Record an epoch's MRR. Returns whether the pruner sees no hope."""
-        if trial.user_attrs["starts"]:
-            trial.set_user_attr("starts", 0)
+        self.forget_starts(trial)
         if epoch not in self._trials()[trial.number].intermediate_values:  # by whoever ran it before
             trial.report(mrr, epoch)
         return trial.should_prune()
 
-    def give_back(self, trial: optuna.Trial) -> None:
-        """Leave a trial to whoever comes next, without counting it as the death of a process."""
-        trial.set_user_attr("starts", max(0, trial.user_attrs["starts"] - 1))
-        self._locks.release(FIRST_TRIAL + trial.number)
+    def forget_starts(self, trial: optuna.Trial) -> None:
+        """What the trial's "starts" count is how often its process died before an epoch was over; this was no such."""
+        if trial.user_attrs["starts"]:
+            trial.set_user_attr("starts", 0)
 
     def end(self, trial: optuna.Trial, state: State, results: dict[str, Any], reason: str = "") -> TrialRow:
-        """Record how a trial ended, in the journal and in all that is made from it. Returns its row."""
+        """Record how a trial ended, in the journal and in all that is made from it. Returns its row.
+
+        `results` may have more than the table's columns.
+        """
+        run_dir = self.run_dir(trial.number + 1)
+        values = {"trial": trial.number + 1, "state": state}
+        if reached := self._trials()[trial.number].intermediate_values:
+            best_epoch = max(reached, key=reached.__getitem__)
+            values |= {"mrr": reached[best_epoch], "best_epoch": best_epoch, "epochs": max(reached)}
+        values |= results | trial.params
+        values |= {"ended": now(), "run": str(run_dir), "reason": " ".join(reason.split())}
+        row = {column: values.get(column, "") for column in self._columns()}
         with self.exclusive():
-            return self._end(trial, state, results, reason)
+            trial.set_user_attr("row", row)
+            self.study.tell(trial, row["mrr"] if state == State.FINISHED else None, OUTCOMES[state])
+            self._locks.release(FIRST_TRIAL + trial.number)
+            for path in run_dir.glob(".*.*"):  # of a process that was killed while it wrote
+                path.unlink()
+            self._publish()
+        return row
 
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
     def _check_settings(self) -> None:
-        """Remember what the search is about, or compare it with what it was begun for."""
+        """Record what the search is about, or compare it with what it was begun with."""
         ours = {"base": asdict(self.space.base), "choices": self.space.choices, "data": self.data}
         ours = json.loads(json.dumps(ours | {"sampler": self.sampler, "search_seed": self.seed}))
         theirs = self.study.user_attrs.get("settings")
         if theirs is None:
             self.study.set_user_attr("settings", ours)
             return
-        before, after = ({**each, **each["base"], **each["data"], **each["choices"]} for each in (theirs, ours))
-        names = [name for name in after | before if name not in ("base", "data", "choices")]
-        if differing := [name for name in names if before.get(name) != after.get(name)]:
+        parts = ("base", "data", "choices")
+        before, after = ({**each, **{k: v for part in parts for k, v in each[part].items()}} for each in (theirs, ours))
+        differing = [name for name in before | after if name not in parts and before.get(name) != after.get(name)]
+        if differing:
             raise InputError(
                 f"{self.folder}: holds a search with another {', '.join(differing)}; choose another --models-dir and "
                 "--results, or remove it"
             )
-
-    def _start(self, trial: optuna.Trial) -> optuna.Trial:
-        """Count how often the trial was started since it last got through an epoch."""
-        trial.set_user_attr("starts", trial.user_attrs.get("starts", 0) + 1)
-        return trial
-
-    def _end(self, trial: optuna.Trial, state: State, results: dict[str, Any], reason: str) -> TrialRow:
-        run_dir = self.run_dir(trial.number + 1)
-        row: TrialRow = {"trial": trial.number + 1, "state": state}
-        if reached := self._trials()[trial.number].intermediate_values:
-            best_epoch = max(reached, key=reached.__getitem__)
-            row |= {"mrr": reached[best_epoch], "best_epoch": best_epoch, "epochs": max(reached)}
-        row |= results | trial.params
-        row |= {"ended": now(), "run": str(run_dir), "reason": " ".join(reason.split())}
-        row = {column: row.get(column, "") for column in self._columns()}
-        trial.set_user_attr("row", row)
-        self.study.tell(trial, row["mrr"] if state == State.FINISHED else None, TRIAL_STATES[state])
-        self._locks.release(FIRST_TRIAL + trial.number)
-        for path in run_dir.glob(".*.*"):  # of a process that was killed while it wrote
-            path.unlink()
-        self._publish()
-        return row
 
     def _publish(self) -> None:
         """Write the table and the best recipe, and remove the weights of all but the best."""
@@ -196,9 +182,7 @@ class SearchStore:
                 _remove_weights(self.run_dir(row["trial"]))
 
     def _columns(self) -> list[str]:
-        before = ("trial", "state", *TABLE_MEASURES, "best_epoch", "epochs")
-        after = ("training_seconds", "device", "precision", "ended", "run", "reason")
-        return [*before, *self.space.choices, *after]
+        return ["trial", "state", *TABLE_MEASURES, *self.space.choices, *TABLE_REMARKS]
 
     def _write_table(self, rows: list[TrialRow]) -> None:
         """Write the rows as CSV. Raises InputError if the file there has rows that would be lost."""
@@ -213,17 +197,16 @@ class SearchStore:
 
 
 class _JournalLock:
-    """What Optuna asks of a lock. Its own is a file, which a process that is killed leaves behind: the others wait 30 s
-    for it, or with optuna before 4.4 for ever."""
+    """What Optuna asks of a lock. Its own is a file that a killed process leaves behind: others wait 30 s for it, or
+    with optuna 4.2 for ever."""
 
     def __init__(self, locks: FileLocks, journal: Path) -> None:
         self._locks, self._journal = locks, journal
 
     def acquire(self) -> bool:
         self._locks.acquire(WHOLE_JOURNAL)
-        # A process that was killed while it wrote has left half a line, and the next one would be appended to it.
         journal = self._journal.read_bytes()
-        if not journal.endswith(b"\n"):
+        if not journal.endswith(b"\n"):  # half a line of a process that was killed; the next would be appended to it
             os.truncate(self._journal, journal.rfind(b"\n") + 1)
         return True
 

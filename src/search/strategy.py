@@ -1,4 +1,4 @@
-"""Which configuration is tried next, and which trial is ended early: Optuna's samplers and pruners.
+"""Which configuration is tried next, and which trial ends early: Optuna's samplers and pruners.
 
 A configuration is {field: choice} for the fields of a space that have several choices.
 """
@@ -32,8 +32,8 @@ def draw(space: Space, earlier: Sequence[FrozenTrial], sampler: str, seed: int) 
     study = optuna.create_study(direction="maximize", sampler=_sampler(sampler, seed, len(earlier)))
     if sampler == "tpe":
         study.add_trials(earlier)
-    tried = [trial.params for trial in earlier]
-    while (configuration := study.ask(distributions(space)).params) in tried:
+    choices, tried = distributions(space), [trial.params for trial in earlier]
+    while (configuration := study.ask(choices).params) in tried:
         continue
     return configuration
 
@@ -47,7 +47,7 @@ def _sampler(name: str, seed: int, number: int) -> BaseSampler:
 
 
 def make_pruner(name: str, space: Space) -> BasePruner:
-    """The pruner "median" or "none": see the help of --pruner."""
+    """The pruner "median" or "none"; the help of --pruner tells what it does."""
     if name == "none":
         return NopPruner()
     longest = max(space.highest(field) for field in ("lr_warmup_epochs", "infonce_warmup_epochs"))
