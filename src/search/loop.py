@@ -4,7 +4,6 @@ the trial up."""
 
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,14 @@ import optuna
 import torch
 from tqdm import tqdm
 
-from src.common.files import InputError, now
+from src.common.files import InputError
 from src.search.report import draw_plots, top_table
 from src.search.store import SearchStore, TrialRow, ranked
 from src.training.fit import EpochRow
 from src.training.inputs import TrainingData
 from src.training.job import predict_again, train_run
 from src.training.machine import Machine
-from src.training.runs import Provenance, State, read_run, state_of, write_run
+from src.training.runs import Provenance, State, read_run, state_of
 
 MOST_DEATHS = 3
 SECONDS_BETWEEN_LOOKS = 2
@@ -81,10 +80,10 @@ def _line(row: TrialRow, trials: int) -> str:
 def run_trial(store: SearchStore, trial: optuna.Trial, trials: int, data: TrainingData, machine: Machine) -> TrialRow:
     """Train one configuration, continuing what a dead process left, and record how it ended. Returns its row. One that
     has killed its process again and again (by taking all memory, say) ends as failed."""
-    recipe, run_dir = store.space.recipe(trial.params), store.run_dir(trial.number + 1)
     if trial.user_attrs["starts"] > MOST_DEATHS:
         reason = f"its process died {MOST_DEATHS} times before an epoch was over; out of memory?"
         return store.end(trial, State.FAILED, {}, reason)
+    recipe, run_dir = store.space.recipe(trial.params), store.run_dir(trial.number + 1)
     found, here = state_of(run_dir, recipe, data.record), machine.provenance()
     results: dict[str, Any] = {"device": here.device, "precision": here.precision, "training_seconds": 0.0}
 
@@ -95,24 +94,24 @@ def run_trial(store: SearchStore, trial: optuna.Trial, trials: int, data: Traini
 
     try:
         record = read_run(run_dir)
-        if found != State.FINISHED:  # else a process died between training and recording
-            resume = found == State.TO_RESUME and _conditions(record.provenance) == _conditions(here)
+        if record is None or found != State.FINISHED:  # else a process died between training and recording
+            same = record is not None and _conditions(record.provenance) == _conditions(here)
+            resume = found == State.TO_RESUME and same
             bar = {"desc": f"trial {trial.number + 1} of {trials}", "position": 1, "leave": False}
             record = train_run(recipe, data, run_dir, machine=machine, resume=resume, on_epoch=on_epoch, bar=bar)
+        assert record.results, "a finished run has them"
+        results |= record.results.measures
+        results |= {"training_seconds": record.results.training_seconds}
+        results |= {"device": record.provenance.device, "precision": record.provenance.precision}
+        state, reason = State.FINISHED, ""
     except optuna.TrialPruned:
         state, reason = State.PRUNED, "below the median"
     except KeyboardInterrupt:
-        store.forget_starts(trial)
+        trial.set_user_attr("starts", 0)  # was no death
         raise
     except (InputError, MemoryError, RuntimeError) as error:
         state, reason = State.FAILED, _reason(error)
-    else:
-        results = {"device": record.provenance.device, "precision": record.provenance.precision}
-        results |= record.results.measures | {"training_seconds": record.results.training_seconds}
-        return store.end(trial, State.FINISHED, results)
-    torch.cuda.empty_cache()
-    if record := read_run(run_dir):
-        write_run(run_dir, replace(record, status=state, reason=reason, finished=now()))
+        torch.cuda.empty_cache()
     return store.end(trial, state, results, reason)
 
 

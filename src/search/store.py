@@ -60,6 +60,7 @@ class SearchStore:
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._columns = ["trial", "state", *TABLE_MEASURES, *self.space.choices, *TABLE_REMARKS]
         self._locks = FileLocks(self.folder / LOCKS)
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # the search says itself how trials end
         with self.exclusive():
@@ -68,9 +69,10 @@ class SearchStore:
                 if any(self.folder.glob("trial_*")):
                     raise InputError(f"{self.folder}: holds trials without their {JOURNAL}; move the folder away")
                 self._write_table([])
+            lock = _JournalLock(self._locks, journal)
             try:
                 self.study = optuna.create_study(
-                    storage=JournalStorage(JournalFileBackend(str(journal), _JournalLock(self._locks, journal))),
+                    storage=JournalStorage(JournalFileBackend(str(journal), lock)),  # type: ignore[arg-type]
                     study_name="hpsearch",
                     direction="maximize",
                     load_if_exists=True,
@@ -99,48 +101,45 @@ class SearchStore:
         have ended or are running in other processes."""
         with self.exclusive():
             known = self._trials()
-            for left in known[:trials]:
-                if left.state == TrialState.RUNNING and self._locks.acquire(FIRST_TRIAL + left.number, wait=False):
-                    trial = optuna.Trial(self.study, left._trial_id)
-                    break
-            else:
-                if not any(trial.state == TrialState.WAITING for trial in known[:trials]):
-                    if len(known) >= trials:
-                        return None
-                    options = {"state": TrialState.WAITING, "distributions": distributions(self.space)}
-                    configuration = draw(self.space, known, self.sampler, self.seed)
-                    self.study.add_trial(create_trial(params=configuration, **options))
-                trial = self.study.ask()  # the first that waits
-                self._locks.acquire(FIRST_TRIAL + trial.number)
+            open_trials = (trial for trial in known[:trials] if not trial.state.is_finished())
+            free = next((trial for trial in open_trials if self._lock(trial.number, wait=False)), None)
+            if free is None and len(known) < trials:
+                configuration, choices = draw(self.space, known, self.sampler, self.seed), distributions(self.space)
+                waiting = create_trial(state=TrialState.WAITING, params=configuration, distributions=choices)
+                self.study.add_trial(waiting)
+                free = self._trials()[-1]
+                self._lock(free.number)
+            if free is None:
+                return None
+            # Optuna is asked for what waits, and the first of these is the free one.
+            trial = self.study.ask() if free.state == TrialState.WAITING else optuna.Trial(self.study, free._trial_id)
             trial.set_user_attr("starts", trial.user_attrs.get("starts", 0) + 1)
             return trial
 
     def report(self, trial: optuna.Trial, epoch: int, mrr: float) -> bool:
         """Record an epoch's MRR. Returns whether the pruner sees no hope."""
-        self.forget_starts(trial)
+        if trial.user_attrs["starts"]:  # how often, since it last got through an epoch
+            trial.set_user_attr("starts", 0)
         if epoch not in self._trials()[trial.number].intermediate_values:  # by whoever ran it before
             trial.report(mrr, epoch)
         return trial.should_prune()
 
-    def forget_starts(self, trial: optuna.Trial) -> None:
-        """What the trial's "starts" count is how often its process died before an epoch was over; this was no such."""
-        if trial.user_attrs["starts"]:
-            trial.set_user_attr("starts", 0)
-
     def end(self, trial: optuna.Trial, state: State, results: dict[str, Any], reason: str = "") -> TrialRow:
-        """Record how a trial ended, in the journal and in all that is made from it. Returns its row.
+        """Record how a trial ended, in its folder, the journal and all that is made from it. Returns its row.
 
         `results` may have more than the table's columns.
         """
         run_dir = self.run_dir(trial.number + 1)
-        values = {"trial": trial.number + 1, "state": state}
+        values: dict[str, Any] = {"trial": trial.number + 1, "state": state}
         if reached := self._trials()[trial.number].intermediate_values:
             best_epoch = max(reached, key=reached.__getitem__)
             values |= {"mrr": reached[best_epoch], "best_epoch": best_epoch, "epochs": max(reached)}
         values |= results | trial.params
         values |= {"ended": now(), "run": str(run_dir), "reason": " ".join(reason.split())}
-        row = {column: values.get(column, "") for column in self._columns()}
+        row = {column: values.get(column, "") for column in self._columns}
         with self.exclusive():
+            if state != State.FINISHED and (record := read_run(run_dir)):
+                write_run(run_dir, replace(record, status=state, reason=row["reason"], finished=row["ended"]))
             trial.set_user_attr("row", row)
             self.study.tell(trial, row["mrr"] if state == State.FINISHED else None, OUTCOMES[state])
             self._locks.release(FIRST_TRIAL + trial.number)
@@ -151,6 +150,9 @@ class SearchStore:
 
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
+
+    def _lock(self, number: int, *, wait: bool = True) -> bool:
+        return self._locks.acquire(FIRST_TRIAL + number, wait=wait)
 
     def _check_settings(self) -> None:
         """Record what the search is about, or compare it with what it was begun with."""
@@ -177,16 +179,16 @@ class SearchStore:
         if ranking:
             best = {name: ranking[0][name] for name in self.space.choices}
             write_json(self.folder / BEST_RECIPE, asdict(self.space.recipe(best)))
-        for row in rows:
-            if row not in ranking[: self.keep]:
-                _remove_weights(self.run_dir(row["trial"]))
-
-    def _columns(self) -> list[str]:
-        return ["trial", "state", *TABLE_MEASURES, *self.space.choices, *TABLE_REMARKS]
+        for run_dir in (self.run_dir(row["trial"]) for row in rows if row not in ranking[: self.keep]):
+            record = read_run(run_dir)
+            if record and record.status == State.FINISHED:  # who looks for finished runs looks for their weights
+                write_run(run_dir, replace(record, status=State.WEIGHTS_REMOVED))
+            for name in (BEST_MRR, BEST_LOSS, LAST):
+                (run_dir / name).unlink(missing_ok=True)
 
     def _write_table(self, rows: list[TrialRow]) -> None:
         """Write the rows as CSV. Raises InputError if the file there has rows that would be lost."""
-        text = pd.DataFrame(rows, columns=self._columns()).to_csv(index=False)
+        text = pd.DataFrame(rows, columns=self._columns).to_csv(index=False)
         if self.results.exists():
             theirs = self.results.read_text(encoding="utf-8", errors="replace")
             if lost := set(theirs.splitlines()) - set(text.splitlines()):
@@ -217,11 +219,3 @@ class _JournalLock:
 def ranked(rows: list[TrialRow]) -> list[TrialRow]:
     """The rows of finished trials, the best first."""
     return sorted((row for row in rows if row["state"] == State.FINISHED), key=lambda row: -row["mrr"])
-
-
-def _remove_weights(run_dir: Path) -> None:
-    record = read_run(run_dir)
-    if record and record.status == State.FINISHED:  # who looks for finished runs looks for their weights
-        write_run(run_dir, replace(record, status=State.WEIGHTS_REMOVED))
-    for name in (BEST_MRR, BEST_LOSS, LAST):
-        (run_dir / name).unlink(missing_ok=True)

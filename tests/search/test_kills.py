@@ -131,18 +131,17 @@ def test_half_a_line_in_the_journal_is_dropped(project):
     assert all(json.loads(line) for line in journal.read_text().splitlines())
 
 
-def test_a_trial_that_kills_its_process_every_time_ends_as_failed(project, before_training):
-    def kill(recipe):
-        if len(trained) <= 3:
-            raise Killed
-
-    trained = before_training(kill)
+def test_a_trial_that_kills_its_process_every_time_ends_as_failed(project, epochs):
     for _ in range(3):
+        epochs(1, Killed)
         with pytest.raises(Killed):
             run_search("--trials", 2, "--submission", "none")
+    epochs()
     run_search("--trials", 2, "--submission", "none")
     assert rows_of().state.tolist() == ["failed", "finished"]
     assert rows_of().reason[0] == "its process died 3 times before an epoch was over; out of memory?"
+    record = json.loads((project / TRIAL_1 / "run.json").read_text())
+    assert (record["status"], record["reason"]) == ("failed", rows_of().reason[0])
 
 
 def test_deaths_after_an_epoch_do_not_count(project, epochs):
