@@ -225,6 +225,8 @@ def test_two_processes_killed_twice_end_with_every_trial_once_and_the_best_retra
     for process in processes:
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
+        assert "[I " not in errors  # Optuna's own log
+        assert "Warning" not in errors
 
     with (project / "hpsearch_results.csv").open() as file:
         rows = list(csv.DictReader(file))

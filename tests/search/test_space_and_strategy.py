@@ -4,7 +4,6 @@ import importlib
 from dataclasses import replace
 
 import numpy as np
-import optuna
 import pandas as pd
 import pytest
 from optuna.trial import TrialState, create_trial
@@ -129,9 +128,3 @@ def test_without_a_pruner_or_in_the_warm_up_none_is_pruned(project):
     elsewhere = ("--models-dir", "models/warm", "--results", "warm.csv")
     run_search(*hopeless, *elsewhere, "--infonce-warmup-epochs", 0, 3)
     assert set(rows_of().epochs) == set(rows_of("warm.csv").epochs) == {4}
-
-
-def test_optuna_stays_quiet(project, capsys):
-    run_search("--trials", 1, "--submission", "none")
-    assert optuna.logging.get_verbosity() == optuna.logging.WARNING
-    assert "[I " not in capsys.readouterr().err
