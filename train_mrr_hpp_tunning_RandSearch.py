@@ -15,11 +15,21 @@ models/hpsearch/ gets the trials, best_recipe.json, and at the end plots of MRR 
 their importance. Only the best --keep trials keep their weights. The best one predicts the submission.
 """
 
-from dataclasses import replace
+import shlex
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from src.common.cli import run
-from src.search.loop import search
-from src.training.recipe import BASELINE
+from src.common.cli import Parser, positive_int, print_settings, run_main
+from src.common.files import InputError
+from src.flags import add_job_arguments, add_recipe_arguments, data_paths, recipe_changes
+from src.search.space import COMMON, SEARCHABLE, Space
+from src.training.recipe import BASELINE, flag_of
+from src.training.runs import State
+
+if TYPE_CHECKING:
+    from src.search.store import SearchStore, TrialRow
 
 # AdamW without weight decay is Adam, so the baseline's choices are among these.
 BASE = replace(BASELINE, name="hpsearch", epochs=50, optimizer="adamw")
@@ -40,8 +50,97 @@ CHOICES = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    search(argv, __doc__, BASE, CHOICES)
+    parser = Parser(__doc__)
+    parser.add_argument("--trials", type=positive_int, default=100, help="of the whole search, over all processes")
+    parser.add_argument("--search-seed", type=int, default=0, help="of the list of configurations")
+    parser.add_argument(
+        "--sampler", choices=("random", "tpe"), default="random", help="tpe learns from the trials before"
+    )
+    parser.add_argument(
+        "--pruner",
+        choices=("median", "none"),
+        default="median",
+        help="median: end a trial whose best MRR so far is below the median of finished trials at the same epoch, "
+        "once 5 have finished, and not before a fifth of its epochs and the longest warm-up are over",
+    )
+    parser.add_argument("--keep", type=positive_int, default=3, help="keep the weights of so many of the best trials")
+    parser.add_argument("--results", type=Path, default=Path("hpsearch_results.csv"), help="the table", metavar="CSV")
+    parser.add_argument(
+        "--submission", default=f"submission_mrr_{BASE.name}.csv", help="of the best trial, or none", metavar="CSV"
+    )
+    add_job_arguments(parser, models_dir=Path("models/hpsearch"))
+    several = {name: CHOICES.get(name, (getattr(BASE, name),)) for name in SEARCHABLE}
+    add_recipe_arguments(parser, BASE, choices=several)
+    args = parser.parse_args(argv)
+    changes = recipe_changes(args)
+    common = {name: value for name, value in changes.items() if name in COMMON}
+    space = Space.of(replace(BASE, **common), CHOICES | changes)
+    if args.trials > space.size:
+        raise InputError(
+            f"--trials {args.trials}: the space has {space.size:,} configurations, and none is tried twice"
+        )
+
+    from src.search.loop import search  # after the command line: torch takes seconds to import
+    from src.search.store import SearchStore
+    from src.search.strategy import make_pruner
+    from src.training.inputs import open_training_data
+    from src.training.job import describe_data
+    from src.training.machine import choose_machine
+
+    machine = choose_machine(args.device, args.precision)
+    submission = None if args.submission == "none" else Path(args.submission)
+    paths = data_paths(args, with_test=submission is not None)
+    data = open_training_data(paths, machine.device)
+    data.split(space.base.val_fraction, space.base.effective_split_seed)  # an impossible one ends here, not each trial
+    store = SearchStore(
+        folder=args.models_dir,
+        results=args.results,
+        space=space,
+        data=data.record.identity,
+        sampler=args.sampler,
+        seed=args.search_seed,
+        pruner=make_pruner(args.pruner, space),
+        keep=args.keep,
+    )
+    fixed = {name: value for name, value in asdict(space.base).items() if name not in (*space.choices, "name", "seed")}
+    changed = [f"{name}={value}" for name, value in fixed.items() if value != getattr(BASELINE, name)]
+    settings = {
+        "trials": f"{args.trials} of {space.size:,} configurations; {len(store.rows())} have ended already",
+        "sampler, pruner": f"{args.sampler} (seed {args.search_seed}), {args.pruner}",
+        "common to all": ", ".join([*changed, f"seed {space.base.seed}"]),
+        **{name: " ".join(map(str, values)) for name, values in space.choices.items()},
+        "device, precision": machine,
+        "search": f"{args.models_dir}, rows in {args.results}",
+    }
+    print_settings("Searching for hyperparameters", describe_data(paths, data) | settings)
+    rows = search(store, args.trials, data, machine, submission)
+    same = ("train_npz", "keep_list", "val_npz", "test_npz", "device", "precision")  # of the data and the machine
+    given = {flag_of(name): getattr(args, name) for name in same if getattr(args, name) != parser.get_default(name)}
+    retrain = "".join(f" {flag} {shlex.quote(str(value))}" for flag, value in given.items())
+    print_result(rows, store, retrain, submission)
+
+
+def print_result(rows: list["TrialRow"], store: "SearchStore", retrain: str, submission: Path | None) -> None:
+    """Print how a search ended."""
+    from src.search.report import HYPERPARAMETERS_PNG, IMPORTANCE_PNG
+    from src.search.store import BEST_RECIPE, OUTCOMES, ranked
+
+    epochs, best = store.space.base.epochs, ranked(rows)[0]
+    counts = Counter(row["state"] for row in rows)
+    saved = sum(epochs - row["epochs"] for row in rows if row["state"] == State.PRUNED)
+    summary = {
+        "trials": ", ".join(f"{counts[state]} {state}" for state in OUTCOMES),
+        "pruning": f"saved {saved:,} of {len(rows) * epochs:,} epochs",
+        "best trial": f"{best['trial']}, {store.run_dir(best['trial'])}",
+        "its recipe": store.folder / BEST_RECIPE,
+        "train it again": f"python train_mrr.py --recipe {shlex.quote(str(store.folder / BEST_RECIPE))}{retrain}",
+        "all trials": store.results,
+        "plots": f"{store.folder / HYPERPARAMETERS_PNG}, {store.folder / IMPORTANCE_PNG}",
+    }
+    if submission:
+        summary["submission"] = submission
+    print_settings(f"Best of {len(rows)} trials: validation MRR {best['mrr']:.4f}", summary)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

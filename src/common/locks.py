@@ -1,6 +1,7 @@
-"""Locks between processes, on one machine or on several that share a folder.
+"""Locks between processes, on one machine or on several that share a folder: POSIX record locks.
 
-A lock ends with the process that holds it, however that ends, so nothing is left to clean up after a kill.
+A lock ends with the process that holds it, however that ends. NFS has these locks itself (since Linux 2.6.12 it turns
+flock into them); a file system that has none is an error, not a lock file that outlives a kill.
 """
 
 import fcntl
@@ -11,24 +12,18 @@ from pathlib import Path
 
 
 class FileLocks:
-    """As many locks as one likes in one file: lock k is the POSIX record lock of byte k.
+    """As many locks as one likes in one file: lock k is that of byte k. They exclude other processes, not threads.
 
-    Works wherever `fcntl` locks do: local disks and NFS. The locks exclude other processes, not other threads of this
-    one. The file stays open for as long as the process lives: closing it anywhere in a process would drop all of the
-    process's locks on it.
+    The file stays open for as long as the process lives: closing it anywhere in a process would drop all of its locks.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
 
-    def acquire(self, number: int) -> None:
-        """Wait until the lock is ours."""
-        fcntl.lockf(self._file, fcntl.LOCK_EX, 1, number)
-
-    def try_acquire(self, number: int) -> bool:
-        """Take the lock unless another process holds it. Returns whether it is ours."""
+    def acquire(self, number: int, *, wait: bool = True) -> bool:
+        """Take a lock, when no other process holds it any longer or if none does. Returns whether it is ours."""
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+            fcntl.lockf(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, number)
         except (BlockingIOError, PermissionError):
             return False
         return True
@@ -38,7 +33,7 @@ class FileLocks:
 
     @contextmanager
     def held(self, number: int) -> Iterator[None]:
-        """Hold the lock for the length of a `with` block."""
+        """Hold a lock for the length of a `with` block."""
         self.acquire(number)
         try:
             yield

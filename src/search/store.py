@@ -1,79 +1,51 @@
 """A search on disk, and how the processes that work on it share it.
 
-journal.log              Optuna's journal: the list of trials, every MRR, how each trial ended
+journal.log              Optuna's journal: every trial, its MRR after each epoch, how it ended
 search.lock              the locks: of the search, of the journal, and of every trial that is running
 trial_001/ …             the runs; the weights of the best only
 best_recipe.json         the best configuration so far, for train_mrr.py --recipe
 hpsearch_results.csv     one row for each trial that has ended; elsewhere, because it is the user's
 
-The journal is the truth. What else there is to say is written anew from it whenever a trial ends, so a process that
-is killed in between leaves nothing to repair. A trial that is running without its lock was left by a process that
-died; whoever sees it first takes it up.
+The journal is the truth. The rest is written anew from it whenever a trial ends, so a kill in between leaves nothing to
+repair. A trial that is running without its lock was left by a process that died; whoever sees it first takes it up.
 """
 
-import csv
-import io
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+import os
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
+import pandas as pd
 from optuna.pruners import BasePruner
 from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from src.common.files import InputError, write_json, write_text
+from src.common.files import InputError, now, write_json, write_text
 from src.common.locks import FileLocks
-from src.search.space import Space, draw
-from src.training.runs import BEST_LOSS, BEST_MRR, LAST, now, read_run, write_run
+from src.search.space import Space
+from src.search.strategy import distributions, draw
+from src.training.runs import BEST_LOSS, BEST_MRR, LAST, State, read_run, write_run
 
 JOURNAL, LOCKS, BEST_RECIPE = "journal.log", "search.lock", "best_recipe.json"
 WHOLE_SEARCH, WHOLE_JOURNAL, FIRST_TRIAL = 0, 1, 2  # which lock is which
-FINISHED, PRUNED, FAILED = "finished", "pruned", "failed"
-STATES = {FINISHED: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
-MEASURES = ("mrr", "recall_at_1", "recall_at_5", "recall_at_10", "challenge_mrr", "best_epoch", "epochs")
-MOST_DEATHS = 3
+OUTCOMES = {State.FINISHED: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.FAILED: TrialState.FAIL}
+TABLE_MEASURES = ("mrr", "recall_at_1", "recall_at_5", "recall_at_10", "challenge_mrr", "best_epoch", "epochs")
+TABLE_REMARKS = ("training_seconds", "device", "precision", "ended", "run", "reason")
 
-Row = dict[str, Any]
-
-
-class _JournalLock:
-    """What Optuna asks of a lock, without the 30 s that its own ones wait for a process that was killed."""
-
-    def __init__(self, locks: FileLocks, journal: Path) -> None:
-        self._locks, self._journal = locks, journal
-
-    def acquire(self) -> bool:
-        self._locks.acquire(WHOLE_JOURNAL)
-        _drop_half_line(self._journal)
-        return True
-
-    def release(self) -> None:
-        self._locks.release(WHOLE_JOURNAL)
-
-
-def _drop_half_line(path: Path) -> None:
-    """Cut off what a process that was killed while it wrote has left; the next line would be appended to it."""
-    with path.open("rb+") as file:
-        if not file.seek(0, io.SEEK_END):
-            return
-        file.seek(-1, io.SEEK_END)
-        if file.read() != b"\n":
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
+TrialRow = dict[str, Any]  # of the table: a value for each column, "" for none
 
 
 @dataclass(kw_only=True)
 class SearchStore:
-    """A search in `folder`, new or continued.
+    """A search in `folder`, new or continued; its table is `results`.
 
-    `data` says what is trained on. Raises InputError for a folder with another search or a damaged one, and for
-    `results` with other rows than this search's.
+    `data` is the identity of what is trained on; the best `keep` trials keep their weights. Raises InputError for a
+    folder with another search or a damaged one, and for `results` with other rows than this search's.
     """
 
     folder: Path
@@ -88,17 +60,19 @@ class SearchStore:
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._columns = ["trial", "state", *TABLE_MEASURES, *self.space.choices, *TABLE_REMARKS]
         self._locks = FileLocks(self.folder / LOCKS)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # the search says itself how trials end
         with self.exclusive():
             journal = self.folder / JOURNAL
             if not journal.exists():
                 if any(self.folder.glob("trial_*")):
                     raise InputError(f"{self.folder}: holds trials without their {JOURNAL}; move the folder away")
-                _write_table(self.results, self._columns(), [])
-            backend = JournalFileBackend(str(journal), lock_obj=_JournalLock(self._locks, journal))
+                self._write_table([])
+            lock = _JournalLock(self._locks, journal)
             try:
                 self.study = optuna.create_study(
-                    storage=JournalStorage(backend),
+                    storage=JournalStorage(JournalFileBackend(str(journal), lock)),  # type: ignore[arg-type]
                     study_name="hpsearch",
                     direction="maximize",
                     load_if_exists=True,
@@ -110,161 +84,138 @@ class SearchStore:
             self._check_settings()
             self._publish()
 
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self) -> AbstractContextManager[None]:
         """Keep all other processes from claiming and ending trials."""
-        with self._locks.held(WHOLE_SEARCH):
-            yield
+        return self._locks.held(WHOLE_SEARCH)
 
-    def run_dir(self, number: int) -> Path:
-        """Trials are counted from 1 wherever a user sees them, and from 0 in Optuna."""
-        return self.folder / f"trial_{number + 1:03}"
+    def run_dir(self, trial: int) -> Path:
+        """Of a trial as users count them, from 1; Optuna's numbers start at 0."""
+        return self.folder / f"trial_{trial:03}"
 
-    def rows(self) -> list[Row]:
-        """The rows of the trials that have ended, in the list's order."""
+    def rows(self) -> list[TrialRow]:
+        """The rows of the trials that have ended, by number."""
         return [trial.user_attrs["row"] for trial in self._trials() if trial.state.is_finished()]
 
     def claim(self, trials: int) -> optuna.Trial | None:
-        """A trial to run, of the first so many; None if all have ended or are running in other processes.
-
-        One that a dead process has left comes first. One that has killed its process again and again (by taking all
-        memory, say) ends as failed.
-        """
+        """A trial to run, of the first so many: one that a dead process has left, or the next of the list. None if all
+        have ended or are running in other processes."""
         with self.exclusive():
-            for trial in self._trials()[:trials]:
-                if trial.state == TrialState.RUNNING and self._locks.try_acquire(FIRST_TRIAL + trial.number):
-                    claimed = optuna.Trial(self.study, trial._trial_id)
-                    if claimed.user_attrs.get("starts", 0) < MOST_DEATHS:
-                        return self._start(claimed)
-                    reason = f"its process died {MOST_DEATHS} times before an epoch was over; out of memory?"
-                    self._end(claimed, FAILED, {}, reason)
-            self._extend(trials)
-            waiting = [trial for trial in self._trials()[:trials] if trial.state == TrialState.WAITING]
-            if not waiting:
+            known = self._trials()
+            open_trials = (trial for trial in known[:trials] if not trial.state.is_finished())
+            free = next((trial for trial in open_trials if self._lock(trial.number, wait=False)), None)
+            if free is None and len(known) < trials:
+                configuration, choices = draw(self.space, known, self.sampler, self.seed), distributions(self.space)
+                waiting = create_trial(state=TrialState.WAITING, params=configuration, distributions=choices)
+                self.study.add_trial(waiting)
+                free = self._trials()[-1]
+                self._lock(free.number)
+            if free is None:
                 return None
-            claimed = self.study.ask()  # the first that waits
-            self._locks.acquire(FIRST_TRIAL + claimed.number)
-            return self._start(claimed)
+            # Optuna is asked for what waits, and the first of these is the free one.
+            trial = self.study.ask() if free.state == TrialState.WAITING else optuna.Trial(self.study, free._trial_id)
+            trial.set_user_attr("starts", trial.user_attrs.get("starts", 0) + 1)
+            return trial
 
     def report(self, trial: optuna.Trial, epoch: int, mrr: float) -> bool:
         """Record an epoch's MRR. Returns whether the pruner sees no hope."""
-        if trial.user_attrs["starts"]:
+        if trial.user_attrs["starts"]:  # how often, since it last got through an epoch
             trial.set_user_attr("starts", 0)
         if epoch not in self._trials()[trial.number].intermediate_values:  # by whoever ran it before
             trial.report(mrr, epoch)
         return trial.should_prune()
 
-    def give_back(self, trial: optuna.Trial) -> None:
-        """Leave a trial to whoever comes next, without counting it as the death of a process."""
-        trial.set_user_attr("starts", max(0, trial.user_attrs["starts"] - 1))
-        self._locks.release(FIRST_TRIAL + trial.number)
+    def end(self, trial: optuna.Trial, state: State, results: dict[str, Any], reason: str = "") -> TrialRow:
+        """Record how a trial ended, in its folder, the journal and all that is made from it. Returns its row.
 
-    def end(self, trial: optuna.Trial, state: str, results: dict[str, Any], reason: str = "") -> Row:
-        """Record how a trial ended, in the journal and in all that is made from it. Returns its row."""
+        `results` may have more than the table's columns.
+        """
+        run_dir = self.run_dir(trial.number + 1)
+        values: dict[str, Any] = {"trial": trial.number + 1, "state": state}
+        if reached := self._trials()[trial.number].intermediate_values:
+            best_epoch = max(reached, key=reached.__getitem__)
+            values |= {"mrr": reached[best_epoch], "best_epoch": best_epoch, "epochs": max(reached)}
+        values |= results | trial.params
+        values |= {"ended": now(), "run": str(run_dir), "reason": " ".join(reason.split())}
+        row = {column: values.get(column, "") for column in self._columns}
         with self.exclusive():
-            return self._end(trial, state, results, reason)
+            if state != State.FINISHED and (record := read_run(run_dir)):
+                write_run(run_dir, replace(record, status=state, reason=row["reason"], finished=row["ended"]))
+            trial.set_user_attr("row", row)
+            self.study.tell(trial, row["mrr"] if state == State.FINISHED else None, OUTCOMES[state])
+            self._locks.release(FIRST_TRIAL + trial.number)
+            for path in run_dir.glob(".*.*"):  # of a process that was killed while it wrote
+                path.unlink()
+            self._publish()
+        return row
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _lock(self, number: int, *, wait: bool = True) -> bool:
+        return self._locks.acquire(FIRST_TRIAL + number, wait=wait)
 
     def _check_settings(self) -> None:
+        """Record what the search is about, or compare it with what it was begun with."""
         ours = {"base": asdict(self.space.base), "choices": self.space.choices, "data": self.data}
-        ours |= {"sampler": self.sampler, "search_seed": self.seed}
-        ours = json.loads(json.dumps(ours))
+        ours = json.loads(json.dumps(ours | {"sampler": self.sampler, "search_seed": self.seed}))
         theirs = self.study.user_attrs.get("settings")
         if theirs is None:
             self.study.set_user_attr("settings", ours)
-        elif differing := _differing(theirs, ours):
+            return
+        parts = ("base", "data", "choices")
+        before, after = ({**each, **{k: v for part in parts for k, v in each[part].items()}} for each in (theirs, ours))
+        differing = [name for name in before | after if name not in parts and before.get(name) != after.get(name)]
+        if differing:
             raise InputError(
                 f"{self.folder}: holds a search with another {', '.join(differing)}; choose another --models-dir and "
                 "--results, or remove it"
             )
 
-    def _trials(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False)
-
-    def _start(self, trial: optuna.Trial) -> optuna.Trial:
-        """Count how often the trial was started since it last got through an epoch."""
-        trial.set_user_attr("starts", trial.user_attrs.get("starts", 0) + 1)
-        return trial
-
-    def _extend(self, trials: int) -> None:
-        """If none waits, add to the list: all that is missing, or the next one if it depends on those before."""
-        earlier = self._trials()
-        if any(trial.state == TrialState.WAITING for trial in earlier) or len(earlier) >= trials:
-            return
-        count = trials - len(earlier) if self.sampler == "random" else 1
-        for configuration in draw(self.space, earlier, count, self.sampler, self.seed):
-            self.study.add_trial(
-                optuna.trial.create_trial(
-                    state=TrialState.WAITING, params=configuration, distributions=self.space.distributions
-                )
-            )
-
-    def _end(self, trial: optuna.Trial, state: str, results: dict[str, Any], reason: str) -> Row:
-        reached = self._trials()[trial.number].intermediate_values
-        row = dict.fromkeys(self._columns(), "") | {"trial": trial.number + 1, "state": state}
-        if reached:
-            best_epoch = max(reached, key=reached.get)
-            row |= {"mrr": reached[best_epoch], "best_epoch": best_epoch, "epochs": max(reached)}
-        row |= results | trial.params
-        row |= {"ended": now(), "run": str(self.run_dir(trial.number)), "reason": " ".join(reason.split())}
-        trial.set_user_attr("row", row)
-        self.study.tell(trial, row["mrr"] if state == FINISHED else None, STATES[state])
-        self._locks.release(FIRST_TRIAL + trial.number)
-        for path in self.run_dir(trial.number).glob(".*.*"):  # of a process that was killed while it wrote
-            path.unlink()
-        self._publish()
-        return row
-
-    def _columns(self) -> list[str]:
-        where = ("training_seconds", "device", "precision", "ended", "run", "reason")
-        return ["trial", "state", *MEASURES, *self.space.choices, *where]
-
     def _publish(self) -> None:
         """Write the table and the best recipe, and remove the weights of all but the best."""
         rows = self.rows()
-        _write_table(self.results, self._columns(), rows)
+        self._write_table(rows)
         ranking = ranked(rows)
         if ranking:
             best = {name: ranking[0][name] for name in self.space.choices}
             write_json(self.folder / BEST_RECIPE, asdict(self.space.recipe(best)))
-        kept = {row["trial"] for row in ranking[: self.keep]}
-        for row in rows:
-            if row["trial"] not in kept:
-                _remove_weights(self.run_dir(row["trial"] - 1))
+        for run_dir in (self.run_dir(row["trial"]) for row in rows if row not in ranking[: self.keep]):
+            record = read_run(run_dir)
+            if record and record.status == State.FINISHED:  # who looks for finished runs looks for their weights
+                write_run(run_dir, replace(record, status=State.WEIGHTS_REMOVED))
+            for name in (BEST_MRR, BEST_LOSS, LAST):
+                (run_dir / name).unlink(missing_ok=True)
+
+    def _write_table(self, rows: list[TrialRow]) -> None:
+        """Write the rows as CSV. Raises InputError if the file there has rows that would be lost."""
+        text = pd.DataFrame(rows, columns=self._columns).to_csv(index=False)
+        if self.results.exists():
+            theirs = self.results.read_text(encoding="utf-8", errors="replace")
+            if lost := set(theirs.splitlines()) - set(text.splitlines()):
+                raise InputError(
+                    f"{self.results}: holds {len(lost)} lines of something else; move it, or name another --results"
+                )
+        write_text(self.results, text)
 
 
-def ranked(rows: list[Row]) -> list[Row]:
+class _JournalLock:
+    """What Optuna asks of a lock. Its own is a file that a killed process leaves behind: others wait 30 s for it, or
+    with optuna 4.2 for ever."""
+
+    def __init__(self, locks: FileLocks, journal: Path) -> None:
+        self._locks, self._journal = locks, journal
+
+    def acquire(self) -> bool:
+        self._locks.acquire(WHOLE_JOURNAL)
+        journal = self._journal.read_bytes()
+        if not journal.endswith(b"\n"):  # half a line of a process that was killed; the next would be appended to it
+            os.truncate(self._journal, journal.rfind(b"\n") + 1)
+        return True
+
+    def release(self) -> None:
+        self._locks.release(WHOLE_JOURNAL)
+
+
+def ranked(rows: list[TrialRow]) -> list[TrialRow]:
     """The rows of finished trials, the best first."""
-    return sorted((row for row in rows if row["state"] == FINISHED), key=lambda row: -row["mrr"])
-
-
-def _differing(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    """The names of the innermost settings that differ, each once."""
-    names = []
-    for name in theirs | ours:
-        before, after = theirs.get(name), ours.get(name)
-        if isinstance(before, dict) and isinstance(after, dict):
-            names += _differing(before, after)
-        elif before != after:
-            names.append(name)
-    return list(dict.fromkeys(names))
-
-
-def _write_table(path: Path, columns: list[str], rows: list[Row]) -> None:
-    """Write the rows as CSV. Raises InputError if the file there has rows that would be lost."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    if path.exists():
-        lost = set(path.read_text(encoding="utf-8", errors="replace").splitlines()) - set(text.getvalue().splitlines())
-        if lost:
-            raise InputError(f"{path}: holds {len(lost)} lines of something else; move it, or name another --results")
-    write_text(path, text.getvalue())
-
-
-def _remove_weights(run_dir: Path) -> None:
-    record = read_run(run_dir)
-    if record and record["status"] == "finished":  # who looks for finished runs looks for their weights
-        write_run(run_dir, record | {"status": "weights removed"})
-    for name in (BEST_MRR, BEST_LOSS, LAST):
-        (run_dir / name).unlink(missing_ok=True)
+    return sorted((row for row in rows if row["state"] == State.FINISHED), key=lambda row: -row["mrr"])
