@@ -3,14 +3,13 @@
 python -m tests.known_noise data/filtered/train_clip_q0.10_from_raw.keep.npz
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from src.common.cli import HelpFormatter, run
+from src.common.cli import Parser, run_main
 from src.common.files import InputError, require_file
 from src.data.keep_lists import KeepList, open_keep_list
 
@@ -33,11 +32,11 @@ def swaps_found(keep_list: KeepList, noise_csv: Path) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(__doc__, prog="python -m tests.known_noise")
     parser.add_argument("keep_list", type=Path, help="what a filter wrote beside its output")
     parser.add_argument("--noise-csv", type=Path, default=NOISE_CSV, help="which captions are swapped")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     keep_list = open_keep_list(args.keep_list)
     found = swaps_found(keep_list, args.noise_csv)
     print(
@@ -47,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -11,8 +11,8 @@ the sample's are but other ones and none of them swapped: as a real CLIP it has 
 Shapes: B pairs in a batch, L tokens.
 """
 
-import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from src.common.cli import HelpFormatter, run
+from src.common.cli import Parser, run_main
 from src.common.files import atomic_path, write_json
 from src.sample.scenes import describe, paint, random_scene
 
@@ -36,21 +36,22 @@ CONFIG = {
 }
 
 
-def make_tiny_clip(folder: Path, seed: int = 0) -> tuple[Path, Path]:
-    """Train it; write tiny_clip.json, the model configuration, and tiny_clip.safetensors; return their paths."""
+def make_tiny_clip(folder: Path, seed: int = 0, *, trained: bool = True) -> tuple[Path, Path]:
+    """Train it; write tiny_clip.json, the model configuration, and tiny_clip.safetensors; return their paths. One that
+    is not `trained` is there at once, where any scores will do."""
     config, checkpoint = folder / "tiny_clip.json", folder / "tiny_clip.safetensors"
     write_json(config, CONFIG)
     open_clip.add_model_config(config)
     torch.manual_seed(seed)
     model, _, preprocess = open_clip.create_model_and_transforms("tiny_clip", load_weights=False)
-    pixels, tokens = _draw_pairs(preprocess, open_clip.get_tokenizer("tiny_clip"), seed)
-    _train(model, pixels, tokens)
+    if trained:
+        _train(model, *_draw_pairs(preprocess, open_clip.get_tokenizer("tiny_clip"), seed))
     with atomic_path(checkpoint) as temporary:
         save_file(model.state_dict(), temporary)
     return config, checkpoint
 
 
-def _draw_pairs(preprocess, tokenize, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _draw_pairs(preprocess: Callable, tokenize: Callable, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Scenes as pixels (SCENES, 3, 64, 64) and tokens (SCENES, CAPTIONS_A_SCENE, L)."""
     rng = np.random.default_rng((seed, 0x71))  # not one of the sample's seeds
     pixels, texts = [], []
@@ -82,14 +83,14 @@ def _train(model: torch.nn.Module, pixels: torch.Tensor, tokens: torch.Tensor) -
             bar.set_postfix(loss=f"{loss.item():.3f}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(__doc__, prog="python -m tests.tiny_clip")
     parser.add_argument("folder", type=Path, help="where tiny_clip.json and tiny_clip.safetensors go")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other scenes and starts elsewhere")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     config, checkpoint = make_tiny_clip(args.folder, args.seed)
     print(f"--model {config} --pretrained {checkpoint}")
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)
