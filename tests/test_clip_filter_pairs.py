@@ -30,7 +30,7 @@ NO_MODEL = ("no model", "no weights")
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory) -> tuple[Path, Path]:
     """Configuration and checkpoint of a CLIP with random weights, where any scores will do."""
-    return make_tiny_clip(tmp_path_factory.mktemp("untrained"), trained=False)
+    return make_tiny_clip(tmp_path_factory.mktemp("untrained"), steps=0)
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +64,8 @@ def test_it_drops_the_lowest_tenth_and_says_so(untrained, sample, scored):
     np.testing.assert_array_equal(keep_list.keep, drop_lowest(scores, 0.1))
     np.testing.assert_array_equal(open_pairs(scored / "kept.npz").caption_ids, raw.caption_ids[keep_list.keep])
     origin = keep_list.provenance
-    assert (origin["filter"], origin["higher_is_better"], origin["input_fingerprint"]) == (
-        "clip",
-        True,
-        fingerprint(raw.source),
-    )
+    assert (origin["filter"], origin["higher_is_better"]) == ("clip", True)
+    assert origin["input_fingerprint"] == made["input_fingerprint"] == fingerprint(raw.source)
     assert (origin["arguments"]["drop_fraction"], origin["cut"]["dropped"], origin["scores"]) == (0.1, 46, made)
     assert scores[~keep_list.keep].max() <= origin["cut"]["cut"] <= scores[keep_list.keep].min()
     assert (made["clip"]["model"], made["precision"]) == ("tiny_clip", "float32")
@@ -240,11 +237,10 @@ def start_and_kill(command: list[str], progress: Path, lines: int) -> int:
 
 
 @pytest.mark.slow
-def test_killing_it_twice_and_continuing_gives_the_same_scores_as_one_run(untrained, sample, tmp_path, run_script):
+def test_killing_it_twice_and_continuing_gives_the_same_scores_as_one_run(untrained, sample, tmp_path, capsys):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     batches = ("--image-batch-size", 2, "--text-batch-size", 3)
-    result = run_script(*FILTER, *arguments(untrained, sample / "train", whole, *batches), env={"OMP_NUM_THREADS": "1"})
-    assert result.returncode == 0, result.stderr
+    clip_filter_pairs.main(arguments(untrained, sample / "train", whole, *batches))
 
     command = arguments(untrained, sample / "train", killed, *batches)
     progress = killed / "scores.partial.jsonl"
@@ -254,9 +250,8 @@ def test_killing_it_twice_and_continuing_gives_the_same_scores_as_one_run(untrai
     second = start_and_kill(command, progress, first + 6)
     assert 6 <= first < second < 47, "one line for the identity, 46 for batches of two images"
     assert not (killed / "scores.npy").exists()
-    result = run_script(*FILTER, *command, env={"OMP_NUM_THREADS": "1"})
-    assert result.returncode == 0, result.stderr
-    assert f"continuing {progress}: {2 * (second - 1)} of 92 images are done" in result.stdout
+    clip_filter_pairs.main(command)
+    assert f"continuing {progress}: {2 * (second - 1)} of 92 images are done" in capsys.readouterr().out
     assert (killed / "scores.npy").read_bytes() == (whole / "scores.npy").read_bytes()
     assert fingerprint(killed / "kept.npz") == fingerprint(whole / "kept.npz")
     assert not progress.exists()
@@ -264,25 +259,19 @@ def test_killing_it_twice_and_continuing_gives_the_same_scores_as_one_run(untrai
 
 @pytest.mark.slow
 def test_dropping_a_tenth_finds_the_swapped_captions(tmp_path, run_script, record_property):
-    trained = make_tiny_clip(tmp_path)
     make_sample(tmp_path / "data", scale=0.5)
     data, out = tmp_path / "data/train", tmp_path / "out"
-    result = run_script(*FILTER, *arguments(trained, data, out, "--workers", 2))
+    result = run_script(*FILTER, *arguments(make_tiny_clip(tmp_path, steps=150), data, out, "--workers", 2))
     assert result.returncode == 0, result.stderr
     assert "image/s" in result.stderr
     keep_list = open_keep_list(out / "kept.keep.npz")
+    assert (~keep_list.keep).sum() == 230
     found = swaps_found(keep_list, data / "sample_noise.csv")
     record_property("swaps_found", found)
-    assert (~keep_list.keep).sum() == 230
     assert found["recall"] >= 0.8
     assert found["roc_auc"] > 0.97
-    filtered, applied = (
-        open_pairs(out / "kept.npz"),
-        apply_keep_list(open_pairs(data / "train.npz"), out / "kept.keep.npz"),
-    )
-    np.testing.assert_array_equal(filtered.caption_ids, applied.caption_ids)
-    with Image.open(out / "kept.png") as report:
-        assert report.width > 1000
+    applied = apply_keep_list(open_pairs(data / "train.npz"), out / "kept.keep.npz")
+    np.testing.assert_array_equal(open_pairs(out / "kept.npz").caption_ids, applied.caption_ids)
 
 
 @pytest.mark.flickr8k

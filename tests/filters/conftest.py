@@ -42,4 +42,4 @@ def translator() -> Translator:
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory) -> tuple[Path, Path]:
     """Configuration and checkpoint of a CLIP with random weights."""
-    return make_tiny_clip(tmp_path_factory.mktemp("untrained"), trained=False)
+    return make_tiny_clip(tmp_path_factory.mktemp("untrained"), steps=0)
