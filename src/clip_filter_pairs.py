@@ -40,6 +40,7 @@ from src.common.cli import (
 from src.common.files import InputError
 from src.data.keep_lists import KeepList, check_output, save_filtered
 from src.data.pairs import Pairs, fingerprint, open_pairs
+from src.filters.cut import cut_value, drop_lowest
 
 SCORES_NPY = Path("data/filtered/train_clip_scores_raw.npy")
 
@@ -49,8 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     check_output(args.input_npz, args.output_npz)
     data = {"input_npz": str(args.input_npz), "input_fingerprint": fingerprint(args.input_npz)}
 
-    from src.filters.cut import cut_value, drop_lowest
-    from src.filters.report import write_report
+    from src.filters.report import write_report  # after the command line, as what else takes long to import
 
     pairs, scores, made = (_open if args.scores_input else _score)(args, data)
     unscored = np.isnan(scores)
@@ -69,22 +69,20 @@ def main(argv: list[str] | None = None) -> None:
     keep_list = KeepList(caption_ids=pairs.caption_ids, scores=scores, keep=keep, provenance=origin)
     list_path, report = save_filtered(pairs, keep_list, args.output_npz), args.output_npz.with_suffix(".png")
     write_report(report, pairs, keep_list, score_name="CLIP similarity", images_root=args.images_root)
-    if not args.scores_input:
-        _progress_file(args).unlink()
 
-    scored = scores[~unscored]
+    scored, up_to = scores[~unscored], "" if value is None else f", scores up to {value:.4f}"
     spread = ", ".join(f"{q:.4f}" for q in np.quantile(scored, (0, 0.05, 0.5, 0.95, 1))) if len(scored) else "none"
     bad = f"{unscored.sum():,} captions without a score: {args.on_bad_image}" if unscored.any() else "none"
     summary = {
         "scores": f"{spread} (lowest, 5%, median, 95%, highest)",
-        "dropped": f"{dropped:,} of {len(pairs):,} captions"
-        + (f", scores up to {value:.4f}" if value is not None else ""),
+        "dropped": f"{dropped:,} of {len(pairs):,} captions{up_to}",
         "bad images": bad,
         "pairs": args.output_npz,
         "keep-list": list_path,
         "report": report,
     }
     if not args.scores_input:
+        _progress_file(args).unlink()
         summary["all scores"] = args.scores_output
     print_settings(f"kept {keep.sum():,} captions", summary)
 

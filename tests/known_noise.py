@@ -32,11 +32,11 @@ def swaps_found(keep_list: KeepList, noise_csv: Path) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    parser = Parser(__doc__)
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(__doc__, prog="python -m tests.known_noise")
     parser.add_argument("keep_list", type=Path, help="what a filter wrote beside its output")
     parser.add_argument("--noise-csv", type=Path, default=NOISE_CSV, help="which captions are swapped")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     keep_list = open_keep_list(args.keep_list)
     found = swaps_found(keep_list, args.noise_csv)
     print(

@@ -12,6 +12,7 @@ Shapes: B pairs in a batch, L tokens.
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,21 +36,22 @@ CONFIG = {
 }
 
 
-def make_tiny_clip(folder: Path, seed: int = 0) -> tuple[Path, Path]:
-    """Train it; write tiny_clip.json, the model configuration, and tiny_clip.safetensors; return their paths."""
+def make_tiny_clip(folder: Path, seed: int = 0, *, steps: int = STEPS) -> tuple[Path, Path]:
+    """Train it; write tiny_clip.json, the model configuration, and tiny_clip.safetensors; return their paths. One
+    of no steps, with random weights, is there at once, where any scores will do."""
     config, checkpoint = folder / "tiny_clip.json", folder / "tiny_clip.safetensors"
     write_json(config, CONFIG)
     open_clip.add_model_config(config)
     torch.manual_seed(seed)
     model, _, preprocess = open_clip.create_model_and_transforms("tiny_clip", load_weights=False)
-    pixels, tokens = _draw_pairs(preprocess, open_clip.get_tokenizer("tiny_clip"), seed)
-    _train(model, pixels, tokens)
+    if steps:
+        _train(model, steps, *_draw_pairs(preprocess, open_clip.get_tokenizer("tiny_clip"), seed))
     with atomic_path(checkpoint) as temporary:
         save_file(model.state_dict(), temporary)
     return config, checkpoint
 
 
-def _draw_pairs(preprocess, tokenize, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _draw_pairs(preprocess: Callable, tokenize: Callable, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Scenes as pixels (SCENES, 3, 64, 64) and tokens (SCENES, CAPTIONS_A_SCENE, L)."""
     rng = np.random.default_rng((seed, 0x71))  # not one of the sample's seeds
     pixels, texts = [], []
@@ -60,13 +62,13 @@ def _draw_pairs(preprocess, tokenize, seed: int) -> tuple[torch.Tensor, torch.Te
     return torch.stack(pixels), tokenize(texts).view(SCENES, CAPTIONS_A_SCENE, -1)
 
 
-def _train(model: torch.nn.Module, pixels: torch.Tensor, tokens: torch.Tensor) -> None:
+def _train(model: torch.nn.Module, steps: int, pixels: torch.Tensor, tokens: torch.Tensor) -> None:
     """CLIP's own loss and recipe, small; pictures are shifted by some pixels each step, against memorising."""
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.1)
     loss_of = ClipLoss()
     model.train()
-    with tqdm(range(STEPS), "training", unit="step", leave=False) as bar:
+    with tqdm(range(steps), "training", unit="step", leave=False) as bar:
         for _ in bar:
             chosen = torch.randperm(SCENES)[:BATCH]
             shift = tuple(torch.randint(-3, 4, (2,)).tolist())
@@ -81,11 +83,11 @@ def _train(model: torch.nn.Module, pixels: torch.Tensor, tokens: torch.Tensor) -
             bar.set_postfix(loss=f"{loss.item():.3f}")
 
 
-def main() -> None:
-    parser = Parser(__doc__)
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(__doc__, prog="python -m tests.tiny_clip")
     parser.add_argument("folder", type=Path, help="where tiny_clip.json and tiny_clip.safetensors go")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other scenes and starts elsewhere")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     config, checkpoint = make_tiny_clip(args.folder, args.seed)
     print(f"--model {config} --pretrained {checkpoint}")
 

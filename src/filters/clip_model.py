@@ -5,15 +5,15 @@ import hashlib
 import logging
 import pickle
 import textwrap
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from torch import nn
+from PIL import Image
+from torch import Tensor
 
 from src.common.files import InputError, read_json
 
@@ -26,9 +26,9 @@ class Clip:
     they were read from.
     """
 
-    network: nn.Module
-    preprocess: Callable
-    tokenize: Callable
+    network: open_clip.CLIP
+    preprocess: Callable[[Image.Image], Tensor]
+    tokenize: Callable[[list[str]], Tensor]
     identity: dict[str, Any]
 
 
@@ -47,10 +47,10 @@ def load_clip(model: str, pretrained: str) -> Clip:
     if not is_tag and not Path(pretrained).is_file():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise InputError(f"--pretrained {pretrained}: neither a checkpoint file nor one of {model}'s tags ({tags})")
+    logging.disable()  # a failed download is logged a dozen times, retry by retry; the error raised below says it once
     try:
-        with _silent_log():
-            network, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=pretrained)
-            tokenize = open_clip.get_tokenizer(name)
+        network, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=pretrained)
+        tokenize = open_clip.get_tokenizer(name)
     except Exception as error:  # the library and what it calls raise nearly anything
         reason = textwrap.shorten(str(error), 200, placeholder=" …")
         if is_tag:
@@ -62,6 +62,8 @@ def load_clip(model: str, pretrained: str) -> Clip:
         if isinstance(error, pickle.UnpicklingError):
             reason = "not a checkpoint, or one that holds more than tensors, which is never loaded"
         raise InputError(f"--pretrained {pretrained}: cannot be loaded into {model} ({reason})") from None
+    finally:
+        logging.disable(logging.NOTSET)
     network.eval().requires_grad_(False)
     identity = {
         "model": name,
@@ -82,19 +84,9 @@ def _register(path: str) -> str:
     return Path(path).stem
 
 
-@contextmanager
-def _silent_log() -> Iterator[None]:
-    """A failed download is logged a dozen times, retry by retry; the error that we raise says it once."""
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def _hash(state: dict[str, torch.Tensor]) -> str:
+def _hash(state: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in state.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

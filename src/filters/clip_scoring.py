@@ -9,6 +9,7 @@ Shapes: N captions, M images, b image files in a batch, c captions of theirs.
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -53,10 +55,12 @@ def score_pairs(
         "precision": machine.precision,
     }
     batches = _Batches(clip, pairs, files, file_of_image, image_batch_size)
-    scores_by_batch = _open_progress(progress_file, identity)
-    todo = [batch for batch in range(len(batches)) if batch not in scores_by_batch]
-    total = len(batches.files)
-    done = total - sum(len(batches.images_of(batch)) for batch in todo)
+    finished = _open_progress(progress_file, identity)
+    scores = np.full(len(pairs), np.nan, np.float32)
+    for batch, values in finished.items():
+        scores[batches.captions[batch]] = values
+    todo = [batch for batch in range(len(batches)) if batch not in finished]
+    total, done = sum(map(len, batches.files)), sum(len(batches.files[batch]) for batch in finished)
     if done:
         print(f"continuing {progress_file}: {done:,} of {total:,} images are done", flush=True)
 
@@ -70,22 +74,17 @@ def score_pairs(
         for batch, (pixels, tokens, image_of_caption, reasons) in zip(todo, loader, strict=True):
             with torch.inference_mode(), machine.autocast():
                 images = network.encode_image(pixels.to(device, non_blocking=True))
-                texts = [network.encode_text(part.to(device)) for part in tokens.split(text_batch_size)]
-            images, texts = F.normalize(images.float(), dim=-1), F.normalize(torch.cat(texts).float(), dim=-1)
-            scores = (images[image_of_caption.to(device)] * texts).sum(dim=-1).cpu()
-            for image, reason in reasons.items():
-                scores[image_of_caption == image] = torch.nan
-                captions = batches.captions_of(batch)[(image_of_caption == image).numpy()]
-                unreadable |= dict.fromkeys(captions.tolist(), reason)
-            scores_by_batch[batch] = scores.tolist()
-            progress.write(json.dumps({"batch": batch, "scores": scores_by_batch[batch]}) + "\n")
+                texts = torch.cat([network.encode_text(part.to(device)) for part in tokens.split(text_batch_size)])
+            images, texts = F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
+            captions = batches.captions[batch]
+            scores[captions] = (images[image_of_caption.to(device)] * texts).sum(dim=-1).cpu().numpy()
+            scores[list(reasons)] = np.nan
+            progress.write(json.dumps({"batch": batch, "scores": scores[captions].tolist()}) + "\n")
             progress.flush()
+            unreadable |= reasons
             bar.update(len(pixels))
             if unreadable:
                 bar.set_postfix(captions_without_image=len(unreadable))
-    scores = np.empty(len(pairs), np.float32)
-    for batch, values in scores_by_batch.items():
-        scores[batches.captions_of(batch)] = values
     if np.isnan(scores).sum() > len(unreadable):
         raise InputError(f"{clip.identity['model']}: gives NaN for readable images; try --precision float32")
     return scores, unreadable
@@ -130,40 +129,37 @@ def open_scores(path: Path, input_fingerprint: str) -> tuple[np.ndarray, dict[st
 
 class _Batches(Dataset):
     """Item i is what one step reads: pixels (b, 3, S, S) float32, tokens (c, L) int64, the image of each caption
-    (c,) int64 from 0 to b - 1, and {image: why it cannot be read}. A black image stands in for an unreadable one.
+    (c,) int64 from 0 to b - 1, and {caption: why its image cannot be read}. A black image stands in for such a one.
+
+    `files` and `captions` hold each batch's, the captions as indices of `pairs`.
     """
 
-    def __init__(self, clip: Clip, pairs: Pairs, files: list[Path], file_of_image: np.ndarray, size: int):
+    def __init__(self, clip: Clip, pairs: Pairs, files: list[Path], file_of_image: np.ndarray, size: int) -> None:
         file_of_caption = file_of_image[pairs.image_of_caption]
         used, self.file_of_caption, counts = np.unique(file_of_caption, return_inverse=True, return_counts=True)
-        self.files = [files[i] for i in used]
-        self.captions = np.argsort(self.file_of_caption, kind="stable")
-        self.first_caption = np.concatenate([[0], np.cumsum(counts)])
+        self.files = [[files[i] for i in used[start : start + size]] for start in range(0, len(used), size)]
+        by_file = np.argsort(self.file_of_caption, kind="stable")
+        self.captions = np.split(by_file, np.cumsum(counts)[size - 1 : -1 : size])
         self.texts, self.preprocess, self.tokenize = pairs.caption_texts, clip.preprocess, clip.tokenize
         self.size = size
 
     def __len__(self) -> int:
-        return -(-len(self.files) // self.size)
+        return len(self.files)
 
-    def images_of(self, batch: int) -> range:
-        return range(batch * self.size, min((batch + 1) * self.size, len(self.files)))
-
-    def captions_of(self, batch: int) -> np.ndarray:
-        images = self.images_of(batch)
-        return self.captions[self.first_caption[images.start] : self.first_caption[images.stop]]
-
-    def __getitem__(self, batch: int):
-        images, captions = self.images_of(batch), self.captions_of(batch)
-        pixels, reasons = [], {}
-        for i in images:
+    def __getitem__(self, batch: int) -> tuple[Tensor, Tensor, Tensor, dict[int, str]]:
+        captions = self.captions[batch]
+        image_of_caption = self.file_of_caption[captions] - batch * self.size
+        pixels: list[Tensor] = []
+        reasons: dict[int, str] = {}
+        for image, path in enumerate(self.files[batch]):
             try:
-                picture = read_image(self.files[i])
+                picture = read_image(path)
             except InputError as error:
                 picture = Image.new("RGB", (64, 64))
-                reasons[i - images.start] = str(error)
+                reasons |= dict.fromkeys(captions[image_of_caption == image].tolist(), str(error))
             pixels.append(self.preprocess(picture))
         tokens = self.tokenize(list(self.texts[captions]))
-        return torch.stack(pixels), tokens, torch.from_numpy(self.file_of_caption[captions] - images.start), reasons
+        return torch.stack(pixels), tokens, torch.from_numpy(image_of_caption), reasons
 
 
 def _open_progress(path: Path, identity: dict[str, Any]) -> dict[int, list[float]]:
@@ -174,11 +170,9 @@ def _open_progress(path: Path, identity: dict[str, Any]) -> dict[int, list[float
     identity = json.loads(json.dumps(identity))
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     records = []
-    for line in lines:
-        try:
+    with suppress(json.JSONDecodeError):
+        for line in lines:
             records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
     if records:
         found = records[0] if isinstance(records[0], dict) else {}
         differing = [key for key, value in identity.items() if found.get(key) != value]

@@ -20,34 +20,36 @@ from src.training.job import train_run
 from src.training.machine import Machine
 from src.training.model import load_translator
 from src.training.recipe import Recipe
-from src.training.runs import BEST_MRR, RunRecord, State, read_run, state_of
+from src.training.runs import BEST_MRR, State, read_run, state_of
 
 
 def rank_out_of_fold(
     data: TrainingData, folds: int, recipe: Recipe, folder: Path, machine: Machine
-) -> tuple[pd.DataFrame, list[RunRecord]]:
+) -> tuple[pd.DataFrame, list[float]]:
     """Train `folds` models in `folder` and rank every caption of `data` by the one that never saw its image.
 
     Folds that are trained already are used, an interrupted one is continued. Each model stops by the validation
-    images of its own part. Returns the table of `rank_captions` and the record of each fold's run. Raises InputError
-    as `image_folds` and `train_run` do.
+    images of its own part. Returns the table of `rank_captions` and each model's validation MRR. Raises InputError as
+    `image_folds` and `train_run` do.
     """
     pairs = data.train.pairs
     fold_of_image = image_folds(pairs.image_names, folds, recipe.seed)
-    tables, records = [], []
+    tables, mrrs = [], []
     for fold in range(folds):
         label = f"fold {fold + 1} of {folds}"
         seen = data.without(fold_of_image == fold, label)
         run_dir = folder / f"fold{fold + 1}"
         state = state_of(run_dir, recipe, seen.record)
-        if state != State.FINISHED:
-            train_run(recipe, seen, run_dir, machine=machine, resume=state == State.TO_RESUME, bar={"desc": label})
-        record = read_run(run_dir)
-        if record is None:
-            raise InputError(f"{run_dir}: was removed while it was in use")
-        records.append(record)
+        if state == State.FINISHED:
+            record = read_run(run_dir)
+        else:
+            resume = state == State.TO_RESUME
+            record = train_run(recipe, seen, run_dir, machine=machine, resume=resume, bar={"desc": label})
+        if record is None or record.results is None:
+            raise InputError(f"{run_dir}: was changed while it was in use")
+        mrrs.append(record.results.mrr)
         translator = load_translator(run_dir / BEST_MRR, machine.device)
         captions = np.flatnonzero(fold_of_image[pairs.image_of_caption] == fold)
         with tqdm(total=len(captions), desc=f"ranking {label}", unit="caption") as progress:
             tables.append(rank_captions(translator, data.train, captions, progress.update))
-    return pd.concat(tables).sort_index(), records
+    return pd.concat(tables).sort_index(), mrrs

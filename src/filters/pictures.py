@@ -35,16 +35,15 @@ def draw_picture(axes: Axes, path: Path, *, pixels: int) -> None:
 def distinct_files(names: Iterable[str], folder: Path) -> tuple[list[Path], np.ndarray]:
     """The files behind M names, each once even if it has several names, and the file of each name, (M,) int64."""
     index: dict[object, int] = {}
-    files, file_of_name = [], []
+    files: list[Path] = []
+    file_of_name = []
     for name in names:
-        path = folder / name
-        try:
-            status = path.stat()
-            key = (status.st_dev, status.st_ino)
-        except OSError:
-            key = name
+        key: object = name
+        with suppress(OSError):
+            status = (folder / name).stat()
+            key = status.st_dev, status.st_ino
         if key not in index:
             index[key] = len(files)
-            files.append(path)
+            files.append(folder / name)
         file_of_name.append(index[key])
     return files, np.array(file_of_name, np.int64)

@@ -24,6 +24,7 @@ from src.training.metrics import ranks_of, score_chunks
 from src.training.model import Translator, translate
 
 DEPTH = 5
+RANK_NAME = "rank of the own image"  # in pictures
 CAPTIONS_AT_ONCE = 8192  # translated; src.training.metrics scores a part of them at a time
 
 
@@ -91,16 +92,14 @@ def find_ranks(path: Path, pairs: Pairs, identity: dict[str, Any]) -> tuple[pd.D
     made = read_json(record)
     if not isinstance(made, dict) or any(made.get(key) != value for key, value in identity.items()):
         return None
-    places = range(1, min(DEPTH, pairs.num_images) + 1)
     dtypes = {"caption_id": np.int64, "caption": str, "image": str, "rank": np.float64, "score": np.float32}
-    for place in places:
+    for place in range(1, min(DEPTH, pairs.num_images) + 1):
         dtypes |= {f"preferred_{place}": str, f"preferred_score_{place}": np.float32}
     try:
         table = pd.read_csv(path, dtype=dtypes, usecols=list(dtypes), keep_default_na=False)
-        valid = np.array_equal(table["caption_id"], pairs.caption_ids)
-        valid = valid and bool(np.isfinite(table[["rank", "score"]].to_numpy()).all())
     except ValueError as error:
         raise InputError(f"{path}: not a table of ranks ({error}); remove it") from None
-    if not valid:
+    finite = np.isfinite(table[["rank", "score"]].to_numpy()).all()
+    if not finite or not np.array_equal(table["caption_id"], pairs.caption_ids):
         raise InputError(f"{path}: not one finite rank and score for each caption of {pairs.source}; remove it")
     return table, made

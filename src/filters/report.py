@@ -39,7 +39,7 @@ def write_report(
 
     heights = 4, 3.3 * SHEET_ROWS, 3.3 * SHEET_ROWS  # inches
     figure = Figure(figsize=(2.1 * SHEET_COLUMNS, sum(heights)), layout="constrained")
-    top, worst, best = figure.subfigures(3, 1, height_ratios=heights)
+    top, worst, best = figure.subfigures(3, 1, squeeze=False, height_ratios=heights).flat
     draw_histogram(top.subplots(), scores[order], keep[order], score_name, log_scale, cut)
     _draw_sheet(worst, f"worst {score_name}", pairs, keep_list, worst_first[:shown], images_root)
     _draw_sheet(best, f"best {score_name}", pairs, keep_list, worst_first[::-1][:shown], images_root)
@@ -57,7 +57,7 @@ def draw_histogram(
     else:
         edges = np.histogram_bin_edges(scores, 80)
     parts, labels = (scores[keep], scores[~keep]), (f"kept: {keep.sum():,}", f"dropped: {(~keep).sum():,}")
-    axes.hist(parts, edges, stacked=True, color=(_KEPT, _DROPPED), label=labels)
+    axes.hist(parts, edges.tolist(), stacked=True, color=(_KEPT, _DROPPED), label=labels)
     cut = cut_value(scores, keep) if cut is None else cut
     if cut is not None:
         axes.axvline(cut, color="black", lw=1, ls="--", label=f"cut: {cut:.4g}")

@@ -6,7 +6,7 @@ Shapes: N captions. A `table` is that of src.filters.ranks, `keep` (N,) bool say
 
 import html
 import textwrap
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 from src.common.files import InputError
 from src.filters.decisions import DROP, KEEP, ReviewDecisions
 from src.filters.pictures import draw_picture
-from src.filters.ranks import DEPTH
+from src.filters.ranks import DEPTH, RANK_NAME
 from src.filters.report import draw_histogram
 
 BY_RANK = "by rank"
@@ -31,7 +31,7 @@ def plot_ranks(table: pd.DataFrame, keep: np.ndarray, top_k: int) -> Figure:
     ranks = table["rank"].to_numpy()
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     histogram, cumulative = figure.subplots(1, 2)
-    draw_histogram(histogram, ranks, keep, "rank of the own image", log_scale=True, cut=top_k)
+    draw_histogram(histogram, ranks, keep, RANK_NAME, log_scale=True, cut=top_k)
     cumulative.plot(np.sort(ranks), np.arange(1, len(ranks) + 1) / len(ranks))
     share = (ranks <= top_k).mean()
     cumulative.axvline(top_k, color="black", lw=1, ls="--", label=f"the first {top_k}: {share:.1%}")
@@ -59,7 +59,7 @@ def contact_sheet(rows: pd.DataFrame, images_root: Path) -> Figure:
     Where an image cannot be read, its name stands alone.
     """
     figure = Figure(figsize=(1.55 * (1 + DEPTH), 2.1 * max(1, len(rows))), layout="constrained")
-    lines = np.atleast_1d(figure.subfigures(max(1, len(rows)), 1))
+    lines = figure.subfigures(max(1, len(rows)), 1, squeeze=False).flat
     for line, (_, row) in zip(lines, rows.iterrows(), strict=False):
         title = textwrap.shorten(f"{row.caption_id}: {row.caption}", 110, placeholder=" …")
         line.suptitle(title, fontsize=10, parse_math=False)  # captions are anyone's: a dollar sign is no formula
@@ -111,17 +111,14 @@ def choices(rows: pd.DataFrame, decisions: ReviewDecisions) -> widgets.VBox:
             style={"button_width": "5em"},
             layout={"flex": "0 0 auto"},
         )
-        buttons.observe(_writer(decisions, caption_id), names="value")
+        buttons.observe(partial(_write, decisions, caption_id), names="value")
         about = f"{caption_id}, rank {row['rank']:g}: {row.caption}"
         lines.append(widgets.HBox([buttons, widgets.HTML(html.escape(about))]))
     return widgets.VBox(lines)
 
 
-def _writer(decisions: ReviewDecisions, caption_id: int) -> Callable[[dict[str, Any]], None]:
-    def write(change: dict[str, Any]) -> None:
-        decisions.decide(caption_id, None if change["new"] == BY_RANK else change["new"])
-
-    return write
+def _write(decisions: ReviewDecisions, caption_id: int, change: dict[str, Any]) -> None:
+    decisions.decide(caption_id, None if change["new"] == BY_RANK else change["new"])
 
 
 def compare(table: pd.DataFrame, keep: np.ndarray) -> pd.DataFrame:

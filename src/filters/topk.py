@@ -18,7 +18,7 @@ from src.data.keep_lists import KeepList, save_filtered
 from src.data.pairs import fingerprint, open_pairs, save_pairs
 from src.filters.decisions import DROP, KEEP, ReviewDecisions
 from src.filters.out_of_fold import rank_out_of_fold
-from src.filters.ranks import find_ranks, rank_captions, save_ranks
+from src.filters.ranks import RANK_NAME, find_ranks, rank_captions, save_ranks
 from src.filters.report import write_report
 from src.training.inputs import OnDevice, TrainingData, dataset_tag
 from src.training.machine import Machine
@@ -64,27 +64,28 @@ class TopK:
         self.machine = machine if settings.folds else replace(machine, precision="float32")
         self.ranks_csv = settings.output_dir / f"{settings.input_npz.stem}_ranks.csv"
         self.fingerprint = fingerprint(settings.input_npz)
+        identity: dict[str, Any] = {"input_fingerprint": self.fingerprint}
         if settings.folds:
-            self.ranked_by: dict[str, Any] = {"folds": settings.folds, "recipe": asdict(settings.fold_recipe)}
+            identity |= {"folds": settings.folds, "recipe": asdict(settings.fold_recipe)}
         else:
             baseline = folder_name(BASELINE, BASELINE, dataset_tag(settings.input_npz))
             self.weights = settings.weights or settings.models_dir / baseline / BEST_MRR
-            self.ranked_by = {"weights_sha256": sha256(require_file(self.weights, self._how_to_train()))}
+            train_npz = "" if settings.input_npz == TRAIN_NPZ else f" --train-npz {settings.input_npz}"
+            train_it = f"train it with `python train_mrr.py{train_npz}`"
+            hint = f"{train_it}, name another with --weights, or rank with --folds 5"
+            identity |= {"weights_sha256": sha256(require_file(self.weights, hint))}
         self.pairs = open_pairs(settings.input_npz)
         self.decisions: ReviewDecisions | None = None
         if settings.honour_decisions:
             path = settings.decisions_csv or settings.output_dir / DECISIONS_CSV
             self.decisions = ReviewDecisions(path, self.pairs, self.fingerprint)
             self.decisions.read()  # one about other pairs ends it here
-        identity = {"input_fingerprint": self.fingerprint} | self.ranked_by
-        self.found = find_ranks(self.ranks_csv, self.pairs, identity)
-        self.made = {"input_npz": str(settings.input_npz)} | identity
+        found = find_ranks(self.ranks_csv, self.pairs, identity)
+        self.ranked = found is not None
+        self.made: dict[str, Any] = {"input_npz": str(settings.input_npz)} | identity
         self.table = pd.DataFrame()
-
-    def _how_to_train(self) -> str:
-        given = self.settings.input_npz
-        train_npz = "" if given == TRAIN_NPZ else f" --train-npz {given}"
-        return f"train it with `python train_mrr.py{train_npz}`, name another with --weights, or rank with --folds 5"
+        if found:
+            self.table, self.made = found
 
     def describe(self) -> dict[str, Any]:
         """The opening lines."""
@@ -103,7 +104,7 @@ class TopK:
             "kept": f"ranks up to {given.top_k}",
             "review decisions": decisions,
             "device": self.machine.device,
-            "ranks": f"{self.ranks_csv}{' (of these pairs by the same model: there already)' if self.found else ''}",
+            "ranks": f"{self.ranks_csv}{' (of these pairs by the same model: there already)' if self.ranked else ''}",
         }
 
     def _describe_training(self) -> str:
@@ -117,13 +118,12 @@ class TopK:
     def rank(self) -> pd.DataFrame:
         """Rank all captions, or open the ranks if they are there. Returns their table (see src.filters.ranks), which
         `self.table` holds from now on. Raises InputError."""
-        if self.found:
-            self.table, self.made = self.found
-            return self.table
-        provenance = asdict(self.machine.provenance())
-        self.table, how = self._rank_out_of_fold() if self.settings.folds else self._rank_by_weights()
-        self.made |= provenance | how
-        save_ranks(self.ranks_csv, self.table, self.made)
+        if not self.ranked:
+            provenance = asdict(self.machine.provenance())
+            self.table, how = self._rank_out_of_fold() if self.settings.folds else self._rank_by_weights()
+            self.made |= provenance | how
+            save_ranks(self.ranks_csv, self.table, self.made)
+            self.ranked = True
         return self.table
 
     def _rank_out_of_fold(self) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -133,18 +133,18 @@ class TopK:
         folder = self.settings.models_dir / "topk_folds" / name
         record = DataRecord(train_npz=str(self.settings.input_npz), train_fingerprint=self.fingerprint)
         data = TrainingData.of(self.pairs, self.machine.device, record)
-        table, runs = rank_out_of_fold(data, folds, recipe, folder, self.machine)
-        return table, {"models": str(folder), "models_mrr": [run.results.mrr for run in runs if run.results]}
+        table, mrrs = rank_out_of_fold(data, folds, recipe, folder, self.machine)
+        return table, {"models": str(folder), "models_mrr": mrrs}
 
     def _rank_by_weights(self) -> tuple[pd.DataFrame, dict[str, Any]]:
         translator = load_translator(self.weights, self.machine.device, of=self.pairs)
-        everything = np.arange(len(self.pairs))
+        data, everything = OnDevice(self.pairs, self.machine.device), np.arange(len(self.pairs))
         try:
             with tqdm(total=len(self.pairs), desc="ranking", unit="caption") as progress:
-                data = OnDevice(self.pairs, self.machine.device)
-                return rank_captions(translator, data, everything, progress.update), {"weights": str(self.weights)}
+                table = rank_captions(translator, data, everything, progress.update)
         except NonFiniteError as error:
             raise InputError(f"{self.weights}: {error}") from None
+        return table, {"weights": str(self.weights)}
 
     def keep(self, *, decided: bool = True) -> np.ndarray:
         """Which captions to keep, (N,) bool: ranks up to k, but `decided` captions as they were decided."""
@@ -157,14 +157,19 @@ class TopK:
         Returns the title and the lines of a summary. Raises InputError.
         """
         pairs, given, keep = self.pairs, self.settings, self.keep()
+        ranks, dropped = self.table["rank"].to_numpy(), int((~keep).sum())
         decided = list(self.decisions.read().values()) if self.decisions else []
         changed = int((keep != self.keep(decided=False)).sum())
         review = {"kept": decided.count(KEEP), "dropped": decided.count(DROP), "against_the_cut": changed}
-        cut = {"top_k": given.top_k, "dropped": int((~keep).sum()), "cut": given.top_k, "review_decisions": review}
-        origin = {name: self.made[name] for name in ("input_npz", "input_fingerprint")}
-        origin |= {"filter": "topk", "higher_is_better": False, "ranks": self.made}
-        origin |= {"arguments": dict(arguments), "cut": cut}
-        ranks = self.table["rank"].to_numpy()
+        origin = {
+            "input_npz": self.made["input_npz"],
+            "input_fingerprint": self.fingerprint,
+            "filter": "topk",
+            "higher_is_better": False,
+            "ranks": self.made,
+            "arguments": dict(arguments),
+            "cut": {"top_k": given.top_k, "dropped": dropped, "cut": given.top_k, "review_decisions": review},
+        }
         keep_list = KeepList(caption_ids=pairs.caption_ids, scores=ranks, keep=keep, provenance=origin)
 
         clean, suspect = (
@@ -172,23 +177,22 @@ class TopK:
         )
         list_path, report = save_filtered(pairs, keep_list, clean), clean.with_suffix(".png")
         suspect.unlink(missing_ok=True)
-        if not keep.all():
+        if dropped:
             save_pairs(pairs.select(~keep), suspect)
         images_root = given.images_root if given.images_root.is_dir() else None
-        name = "rank of the own image"
         write_report(
-            report, pairs, keep_list, score_name=name, images_root=images_root, log_scale=True, cut=given.top_k
+            report, pairs, keep_list, score_name=RANK_NAME, images_root=images_root, log_scale=True, cut=given.top_k
         )
 
         emptied = len(np.setdiff1d(pairs.image_of_caption, pairs.image_of_caption[keep]))
         shares = ", ".join(f"{(ranks <= k).mean():.1%} in the first {k}" for k in (1, 5, 10, 50))
         return f"kept {keep.sum():,} captions", {
             "ranks": f"{shares}; median {np.median(ranks):g} of {pairs.num_images:,}",
-            "dropped": f"{(~keep).sum():,} of {len(pairs):,} captions; {emptied:,} images lose all of theirs",
+            "dropped": f"{dropped:,} of {len(pairs):,} captions; {emptied:,} images lose all of theirs",
             "review decisions": f"{len(decided):,} honoured ({review['kept']:,} keep, {review['dropped']:,} drop), "
             f"{changed:,} of them against the cut",
             "clean pairs": clean,
-            "suspect pairs": "none" if keep.all() else suspect,
+            "suspect pairs": suspect if dropped else "none",
             "keep-list": list_path,
             "report": report if images_root else f"{report} (without pictures: {given.images_root} is no folder)",
         }

@@ -1,6 +1,8 @@
 """Out of fold: each caption is ranked by a model that never saw its image, and a stopped run continues."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,112 +10,116 @@ import pytest
 import torch
 
 from src.common.files import InputError
-from src.data.pairs import fingerprint, open_pairs
+from src.data.pairs import Pairs
 from src.data.splits import image_folds
-from src.ensembles.held_out import finished_runs
-from src.filters import out_of_fold
-from src.filters.out_of_fold import FOLD_RECIPE, fold_dir, rank_out_of_fold
+from src.filters.out_of_fold import rank_out_of_fold
+from src.filters.topk import FOLD_RECIPE
+from src.training.inputs import TrainingData
+from src.training.job import train_run
 from src.training.metrics import retrieval_ranks
 from src.training.model import load_translator, translate
-from src.training.runs import BEST_MRR, LAST
+from src.training.runs import BEST_MRR, LAST, DataRecord, read_run, state_of
+from tests.filters.conftest import CPU, MACHINE, make_pairs
 
-RECIPE = replace(FOLD_RECIPE, hidden_dim=16, epochs=3, seed=5)
-
-
-@pytest.fixture(scope="module")
-def pairs(sample):
-    return open_pairs(sample / "train/train.npz")
-
-
-def rank(pairs, folder, folds=3, recipe=RECIPE):
-    options = {"device": torch.device("cpu"), "precision": "float32"}
-    return rank_out_of_fold(pairs, folds, recipe, folder, fingerprint(pairs.source), **options)
+RECIPE = replace(FOLD_RECIPE, hidden_dim=8, epochs=3, batch_size=30, seed=5)
+FOLDS = 3
+PAIRS = make_pairs(captions=120, images=30)
+FOLD_OF_IMAGE = image_folds(PAIRS.image_names, FOLDS, RECIPE.seed)
+FOLD_OF_CAPTION = FOLD_OF_IMAGE[PAIRS.image_of_caption]
 
 
-class Recorder:
-    """Stands in for `train_run`: trains, and keeps what was trained. The training `stop_in` ends after two epochs."""
+def opened(pairs: Pairs = PAIRS) -> TrainingData:
+    return TrainingData.of(pairs, CPU, DataRecord(train_npz="pairs.npz", train_fingerprint="0123"))
 
-    def __init__(self, monkeypatch, stop_in: int | None = None):
-        self.data, self.resumed, self.stop_in = [], [], stop_in
-        self.train_run = out_of_fold.train_run
-        monkeypatch.setattr(out_of_fold, "train_run", self)
 
-    def __call__(self, recipe, data, run_dir, *, resume, **options):
-        self.data.append(data)
-        self.resumed.append(resume)
-        stops = len(self.data) == self.stop_in
-
-        def on_epoch(row):
-            if stops and row["epoch"] == 2:
-                raise KeyboardInterrupt
-
-        return self.train_run(recipe, data, run_dir, resume=resume, on_epoch=on_epoch, **options)
+def rank(folder: Path, pairs: Pairs = PAIRS, folds: int = FOLDS) -> tuple[pd.DataFrame, list[float]]:
+    return rank_out_of_fold(opened(pairs), folds, RECIPE, folder, MACHINE)
 
 
 @pytest.fixture(scope="module")
-def whole(pairs, tmp_path_factory):
-    """One run of three folds: its folder, its table, and the data of each training."""
+def whole(tmp_path_factory) -> tuple[Path, pd.DataFrame]:
+    """One run: its folder and its table."""
     folder = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        recorder = Recorder(patch)
-        table, records = rank(pairs, folder)
-    assert [record["status"] for record in records] == ["finished"] * 3
-    return folder, table, recorder.data
+    table, mrrs = rank(folder)
+    assert mrrs == [read_run(folder / f"fold{fold}").results.mrr for fold in (1, 2, 3)]
+    return folder, table
 
 
-def test_each_caption_is_ranked_by_the_model_that_did_not_see_its_image(pairs, whole):
-    folder, table, trained_on = whole
-    fold_of_image = image_folds(pairs.image_names, 3, 5)
-    assert table.caption_id.tolist() == pairs.caption_ids.tolist()
-    for fold, data in enumerate(trained_on):
-        unseen = fold_of_image == fold
-        assert set(data.pairs.image_names) == set(pairs.image_names[~unseen])
-        captions = unseen[pairs.image_of_caption]
+def contents(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def test_each_caption_is_ranked_among_all_images_by_the_model_of_its_fold(whole):
+    folder, table = whole
+    assert table.caption_id.tolist() == PAIRS.caption_ids.tolist()
+    gallery, own = torch.from_numpy(PAIRS.image_embeddings), torch.from_numpy(PAIRS.image_of_caption).long()
+    for fold in range(FOLDS):
+        captions = fold == FOLD_OF_CAPTION
         translator = load_translator(folder / f"fold{fold + 1}" / BEST_MRR)
-        prediction = translate(translator, torch.from_numpy(pairs.text_embeddings[captions]))
-        own = torch.from_numpy(pairs.image_of_caption[captions]).long()
-        ranks = retrieval_ranks(prediction, torch.from_numpy(pairs.image_embeddings), own)
-        np.testing.assert_array_equal(table["rank"][captions], ranks)
+        prediction = translate(translator, torch.from_numpy(PAIRS.text_embeddings[captions]))
+        np.testing.assert_array_equal(table["rank"][captions], retrieval_ranks(prediction, gallery, own[captions]))
 
 
-def test_a_run_that_was_stopped_continues_to_the_same_ranks(pairs, whole, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        Recorder(patch, stop_in=2)
-        with pytest.raises(KeyboardInterrupt):
-            rank(pairs, tmp_path)
+def test_a_model_does_not_depend_on_the_images_and_captions_of_its_fold(whole, tmp_path):
+    noise = np.random.default_rng(1)
+    text, images = PAIRS.text_embeddings.copy(), PAIRS.image_embeddings.copy()
+    text[FOLD_OF_CAPTION == 1] = noise.standard_normal(text[FOLD_OF_CAPTION == 1].shape)
+    images[FOLD_OF_IMAGE == 1] = noise.standard_normal(images[FOLD_OF_IMAGE == 1].shape)
+    rank(tmp_path, replace(PAIRS, text_embeddings=text, image_embeddings=images))
+    same = [
+        (tmp_path / run / BEST_MRR).read_bytes() == (whole[0] / run / BEST_MRR).read_bytes()
+        for run in ("fold1", "fold2", "fold3")
+    ]
+    assert same == [False, True, False]
+
+
+def test_a_run_that_was_stopped_continues_to_the_same_ranks(whole, tmp_path):
+    shutil.copytree(whole[0] / "fold1", tmp_path / "fold1")
+    first = contents(tmp_path / "fold1")
+
+    def stop(row):
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    second = opened().without(FOLD_OF_IMAGE == 1, f"fold 2 of {FOLDS}")
+    with pytest.raises(KeyboardInterrupt):
+        train_run(RECIPE, second, tmp_path / "fold2", machine=MACHINE, on_epoch=stop)
     assert (tmp_path / "fold2" / LAST).exists()
-    recorder = Recorder(monkeypatch)
-    table, records = rank(pairs, tmp_path)
-    assert recorder.resumed == [True, False], "the first fold is done, the second goes on, the third starts"
-    assert len(records) == 3
+    began = read_history(tmp_path / "fold2")
+
+    table, mrrs = rank(tmp_path)
+    pd.testing.assert_frame_equal(table, whole[1], check_exact=True)
+    assert len(mrrs) == 3
+    assert contents(tmp_path / "fold1") == first, "it was trained already"
+    ended = read_history(tmp_path / "fold2")
+    assert ended[: len(began)] == began, "the same epochs, their seconds too"
+    assert len(ended) == 1 + RECIPE.epochs > len(began) > 1
+
+
+def read_history(run_dir: Path) -> list[str]:
+    return (run_dir / "history.csv").read_text().splitlines()
+
+
+def test_a_finished_run_trains_nothing_again(whole):
+    before = contents(whole[0])
+    table, _ = rank(whole[0])
+    assert contents(whole[0]) == before
     pd.testing.assert_frame_equal(table, whole[1], check_exact=True)
 
 
-def test_a_finished_run_trains_nothing_again(pairs, whole, monkeypatch):
-    recorder = Recorder(monkeypatch)
-    table, _ = rank(pairs, whole[0])
-    assert recorder.data == []
-    pd.testing.assert_frame_equal(table, whole[1], check_exact=True)
+def test_a_fold_cannot_pass_for_a_model_of_the_whole_file(whole):
+    for fold in range(FOLDS):
+        run_dir = whole[0] / f"fold{fold + 1}"
+        data = read_run(run_dir).data
+        assert data.train_fingerprint == f"0123 without fold {fold + 1} of 3"
+        assert (data.train_images, data.train_captions) == (20, (fold != FOLD_OF_CAPTION).sum())
+        with pytest.raises(InputError, match="another train_fingerprint"):
+            state_of(run_dir, RECIPE, opened().record)
 
 
-def test_other_recipes_seeds_folds_and_pairs_have_folders_of_their_own(tmp_path):
-    names = {
-        fold_dir(tmp_path, recipe, folds, source).name
-        for recipe in (RECIPE, replace(RECIPE, seed=6), replace(RECIPE, tau=0.1))
-        for folds in (3, 4)
-        for source in ("0123", "4567")
-    }
-    assert len(names) == 12
-    assert "0123_folds3_hidden_dim=16,epochs=3_seed5" in names
-
-
-def test_a_fold_cannot_pass_for_a_model_of_the_whole_file(pairs, whole):
-    for fold in finished_runs([whole[0]]):
-        with pytest.raises(InputError, match="what it trained on is not known"):
-            fold.held_out(pairs)
-
-
-@pytest.mark.parametrize("folds", [1, 93])
-def test_a_number_of_folds_that_makes_no_sense_is_refused(pairs, tmp_path, folds):
+@pytest.mark.parametrize("folds", [1, 31])
+def test_a_number_of_folds_that_makes_no_sense_is_refused(tmp_path, folds):
     with pytest.raises(InputError, match=f"{folds} folds"):
-        rank(pairs, tmp_path, folds=folds)
+        rank(tmp_path, folds=folds)
+    assert not any(tmp_path.iterdir())

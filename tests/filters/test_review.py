@@ -16,9 +16,8 @@ from src.data.keep_lists import open_keep_list
 from src.data.pairs import fingerprint, open_pairs, save_pairs
 from src.filters.decisions import ReviewDecisions
 from src.filters.review import captions_of_image, choices, compare, contact_sheet, find_captions, plot_ranks
-from src.topk_filter_pairs import keep_top_k
 from tests.conftest import REPO
-from tests.filters.test_caption_ranks import make_pairs
+from tests.filters.conftest import make_pairs
 
 NOTEBOOK = REPO / "visualize_split_top_50.ipynb"
 
@@ -50,7 +49,7 @@ def decisions(tmp_path) -> ReviewDecisions:
 
 
 def test_the_cut_is_marked_in_the_distribution_of_ranks(table):
-    figure = plot_ranks(table, keep_top_k(table, 50), 50)
+    figure = plot_ranks(table, np.array([True, False, True, True]), 50)
     histogram, cumulative = figure.axes
     for axes in (histogram, cumulative):
         assert any(set(line.get_xdata()) == {50} for line in axes.lines)
@@ -108,7 +107,7 @@ def test_captions_are_found_by_their_ids(table):
 
 
 def test_before_and_after_are_counted(table):
-    summary = compare(table, keep_top_k(table, 1))
+    summary = compare(table, table["rank"].to_numpy() == 1)
     assert summary.loc["captions"].tolist() == ["4", "1", "3"]
     assert summary.loc["images with captions"].tolist() == ["2", "1", "1"]
     assert summary.loc["captions an image"].tolist() == ["2.00", "1.00", "3.00"]
@@ -148,21 +147,30 @@ def outputs_of(notebook) -> list:
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom_without_hands(run_script, sample, tmp_path):
     raw = open_pairs(sample / "train/train.npz")
     review = ReviewDecisions(tmp_path / "out/review_decisions.csv", raw, fingerprint(raw.source))
     review.decide(5, "drop")
-    places = f"--input-npz {raw.source} --images-root {sample / 'train/Images'} --output-dir {tmp_path / 'out'}"
-    folds = f"--models-dir {tmp_path / 'models'} --folds 2 --hidden-dim 32 --epochs 3 --device cpu --top-k 30"
-    result = run_script(
-        "-m", "nbconvert", "--to", "notebook", "--execute", NOTEBOOK, "--output-dir", tmp_path, "--output", "executed",
-        env={"TOPK_FLAGS": f"{places} {folds}", "REVIEW_CAPTIONS": "17 5", "IPYTHONDIR": str(tmp_path / "ipython")},
-    )  # fmt: skip
+    parameters = {
+        "INPUT_NPZ": raw.source,
+        "IMAGES_ROOT": sample / "train/Images",
+        "OUTPUT_DIR": tmp_path / "out",
+        "MODELS_DIR": tmp_path / "models",
+        "TOP_K": 30,
+        "FOLDS": 2,
+        "REVIEW_CAPTIONS": "17 5",
+    }
+    given = [part for name, value in parameters.items() for part in ("-p", name, value)]
+    changes = ("-y", "{FOLD_CHANGES: {hidden_dim: 32, epochs: 3}}")
+    environment = {"IPYTHONDIR": str(tmp_path / "ipython")}
+    result = run_script("-m", "papermill", NOTEBOOK, tmp_path / "executed.ipynb", *given, *changes, env=environment)
     assert result.returncode == 0, result.stderr
     outputs = outputs_of(nbformat.read(tmp_path / "executed.ipynb", 4))
     assert sum("image/jpeg" in output.get("data", {}) for output in outputs) == 3
     assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs)
     text = "".join(output.get("text", "") for output in outputs)
+    assert "topk_fold with hidden_dim=32,epochs=3" in text
     assert "1 honoured (0 keep, 1 drop)" in text
     keep_list = open_keep_list(tmp_path / "out/train_clean_top30.keep.npz")
     assert not keep_list.keep[raw.caption_ids == 5].any()

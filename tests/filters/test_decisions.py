@@ -9,7 +9,7 @@ import pytest
 from src.common.files import InputError
 from src.data.pairs import fingerprint, open_pairs, save_pairs
 from src.filters.decisions import ReviewDecisions
-from tests.filters.test_caption_ranks import HOSTILE, make_pairs
+from tests.filters.conftest import HOSTILE, make_pairs
 
 
 @pytest.fixture

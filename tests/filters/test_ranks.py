@@ -1,7 +1,5 @@
 """Ranks of captions: equal to a plain loop's, chunked or not, and kept in a table that reads back the same."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,42 +7,19 @@ import torch
 
 from src.common.files import InputError
 from src.data.pairs import Pairs
-from src.filters import caption_ranks
-from src.filters.caption_ranks import find_ranks, rank_captions, save_ranks
+from src.filters import ranks
+from src.filters.ranks import find_ranks, rank_captions, save_ranks
+from src.training.inputs import OnDevice
 from src.training.metrics import NonFiniteError
 from src.training.model import Translator
+from tests.filters.conftest import CPU, HOSTILE, make_pairs
 
-CPU = torch.device("cpu")
-TEXT, IMAGE = 6, 9
-HOSTILE = ["NA", "12", 'a "quoted", one', "two\r\nlines", "a lone\rreturn", "", " spaced ", "é 犬", "$x$", "nan"]
 IDENTITY = {"input_fingerprint": "0123", "weights_sha256": "4567"}
-
-
-def make_pairs(captions: int = 10, images: int = 13) -> Pairs:
-    """Captions with awkward texts; images 2 and 8 have equal embeddings."""
-    rng = np.random.default_rng(0)
-    image_embeddings = rng.standard_normal((images, IMAGE)).astype(np.float32)
-    image_embeddings[8 % images] = image_embeddings[2]
-    return Pairs(
-        caption_ids=np.arange(captions)[::-1] * 3,
-        caption_texts=np.array((HOSTILE * captions)[:captions], object),
-        text_embeddings=rng.standard_normal((captions, TEXT)).astype(np.float32),
-        image_of_caption=rng.permutation(np.arange(captions, dtype=np.int32) % images),
-        image_names=np.array([f"{i:03}" for i in range(images)], object),
-        image_embeddings=image_embeddings,
-        source=Path("pairs.npz"),
-    )
-
-
-@pytest.fixture
-def translator() -> Translator:
-    torch.manual_seed(0)
-    return Translator(TEXT, IMAGE, 5).eval()
 
 
 def rank(translator: Translator, pairs: Pairs, captions=None, tick=lambda done: None) -> pd.DataFrame:
     captions = np.arange(len(pairs)) if captions is None else np.array(captions)
-    return rank_captions(translator, pairs, captions, CPU, tick)
+    return rank_captions(translator, OnDevice(pairs, CPU), captions, tick)
 
 
 def plain_loop(translator: Translator, pairs: Pairs, caption: int) -> tuple[float, float, list[int]]:
@@ -64,7 +39,7 @@ def plain_loop(translator: Translator, pairs: Pairs, caption: int) -> tuple[floa
 
 @pytest.mark.parametrize("at_once", [4, 8192])
 def test_ranks_scores_and_preferred_images_are_those_of_a_plain_loop(translator, monkeypatch, at_once):
-    monkeypatch.setattr(caption_ranks, "CAPTIONS_AT_ONCE", at_once)
+    monkeypatch.setattr(ranks, "CAPTIONS_AT_ONCE", at_once)
     pairs, done = make_pairs(captions=30), []
     table = rank(translator, pairs, tick=done.append)
     assert sum(done) == len(table) == 30

@@ -1,0 +1,180 @@
+"""Scores by a CLIP: those of a plain loop, each image encoded once, the same after an interruption, unreadable images
+told apart, and files that say what they are of."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pandas as pd
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from src.common.files import InputError
+from src.data.pairs import open_pairs
+from src.filters.clip_model import load_clip
+from src.filters.clip_scoring import open_scores, save_scores, score_pairs
+from src.training.machine import Machine
+from tests.filters.conftest import CPU, MACHINE
+
+
+def score(model, data: Path, progress: Path, identity=None, **changes):
+    options = {"identity": identity or {"model": "m"}, "machine": MACHINE}
+    options |= {"image_batch_size": 7, "text_batch_size": 13, "workers": 0} | changes
+    clip, pairs = load_clip(*map(str, model)), open_pairs(data / "train.npz")
+    return score_pairs(clip, pairs, data / "Images", progress, **options)
+
+
+@pytest.fixture(scope="module")
+def train(sample) -> Path:
+    return sample / "train"
+
+
+@pytest.fixture(scope="module")
+def scores(untrained, train, tmp_path_factory) -> np.ndarray:
+    """Of the sample's 460 captions, in one run."""
+    scores, unreadable = score(untrained, train, tmp_path_factory.mktemp("scores") / "progress")
+    assert unreadable == {}
+    return scores
+
+
+@pytest.fixture
+def copied(train, tmp_path) -> Path:
+    """A copy of the train folder whose images are links, to be put wrong."""
+    (tmp_path / "train/Images").mkdir(parents=True)
+    shutil.copy(train / "train.npz", tmp_path / "train")
+    for path in (train / "Images").iterdir():
+        (tmp_path / "train/Images" / path.name).symlink_to(path)
+    return tmp_path / "train"
+
+
+def test_scores_are_the_cosine_similarities_of_a_plain_loop(untrained, train, scores):
+    assert (scores.shape, scores.dtype) == ((460,), np.float32)
+    open_clip.add_model_config(untrained[0])
+    model, _, preprocess = open_clip.create_model_and_transforms("tiny_clip", pretrained=str(untrained[1]))
+    tokenize, pairs = open_clip.get_tokenizer("tiny_clip"), open_pairs(train / "train.npz")
+    model.eval().requires_grad_(False)
+    for i in range(0, 460, 37):
+        name = pairs.image_names[pairs.image_of_caption[i]]
+        image = model.encode_image(preprocess(Image.open(train / "Images" / name))[None])[0]
+        text = model.encode_text(tokenize([pairs.caption_texts[i]]))[0]
+        assert scores[i] == pytest.approx(float(image @ text / image.norm() / text.norm()), abs=1e-5)
+
+
+def test_every_image_file_is_encoded_once(untrained, copied, tmp_path, monkeypatch):
+    images = sorted((copied / "Images").iterdir())
+    for first, second in zip(images[::2], images[1::2], strict=True):  # pairs of images share a file
+        second.unlink()
+        second.symlink_to(first.name)
+    encoded, encode = [], open_clip.CLIP.encode_image
+    monkeypatch.setattr(open_clip.CLIP, "encode_image", lambda self, x: encoded.append(len(x)) or encode(self, x))
+    score(untrained, copied, tmp_path / "progress")
+    assert sum(encoded) == len(images) // 2
+
+
+def test_low_precision_changes_scores_little(untrained, train, scores, tmp_path):
+    rounded, _ = score(untrained, train, tmp_path / "progress", machine=Machine(CPU, "bfloat16"))
+    assert 0 < np.abs(scores - rounded).max() < 0.03
+
+
+def test_a_model_that_gives_nan_is_an_error(untrained, train, tmp_path):
+    weights = load_file(untrained[1])
+    weights["text_projection"][:] = float("nan")
+    save_file(weights, tmp_path / "broken.safetensors")
+    with pytest.raises(InputError, match="tiny_clip: gives NaN for readable images; try --precision float32"):
+        score((untrained[0], tmp_path / "broken.safetensors"), train, tmp_path / "progress", image_batch_size=92)
+
+
+# ------------------------------------------------------------------------------------------- interrupted runs
+
+
+def test_an_interrupted_run_continues_and_scores_of_another_model_or_data_are_never_mixed_in(
+    untrained, train, scores, tmp_path, monkeypatch
+):
+    progress, encoded, encode = tmp_path / "progress", [], open_clip.CLIP.encode_image
+
+    def encode_twice(self, x):
+        if len(encoded) == 2:
+            raise KeyboardInterrupt
+        encoded.append(len(x))
+        return encode(self, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(open_clip.CLIP, "encode_image", encode_twice)
+        with pytest.raises(KeyboardInterrupt):
+            score(untrained, train, progress)
+    before = progress.read_bytes()
+    assert before.count(b"\n") == 3, "what they are of, and two batches"
+    for changes, named in (
+        ({"identity": {"model": "another"}}, "model"),
+        ({"machine": Machine(CPU, "bfloat16")}, "precision"),
+        ({"image_batch_size": 8}, "batches"),
+    ):
+        with pytest.raises(InputError, match=f"progress: .*another {named}\\)"):
+            score(untrained, train, progress, **changes)
+    assert progress.read_bytes() == before
+    with progress.open("a") as file:
+        file.write('{"batch": 2, "sco')  # as a line looks that was cut off
+    continued, _ = score(untrained, train, progress)
+    np.testing.assert_array_equal(continued, scores)
+
+
+# --------------------------------------------------------------------------------------------- unreadable images
+
+
+def test_captions_of_unreadable_images_have_no_score_until_these_are_put_right(
+    untrained, train, copied, scores, tmp_path
+):
+    missing, cut = (copied / "Images" / f"train_{i:05}.jpg" for i in (3, 50))
+    missing.unlink()
+    whole = cut.read_bytes()
+    cut.unlink()
+    cut.write_bytes(whole[:500])
+    lost = [*range(15, 20), *range(250, 255)]
+    found, unreadable = score(untrained, copied, tmp_path / "progress")
+    assert np.flatnonzero(np.isnan(found)).tolist() == sorted(unreadable) == lost
+    assert {unreadable[caption] for caption in lost[:5]} == {"no such file"}
+    assert all("truncated" in unreadable[caption].lower() for caption in lost[5:])
+    others = ~np.isnan(found)
+    np.testing.assert_array_equal(found[others], scores[others])
+
+    save_scores(tmp_path / "scores.npy", open_pairs(copied / "train.npz"), found, unreadable, {})
+    table = pd.read_csv(tmp_path / "scores.bad_images.csv")
+    assert table.caption_id.tolist() == lost
+    assert table.image.tolist() == [missing.name] * 5 + [cut.name] * 5
+    assert table.reason[0] == "no such file"
+
+    shutil.copy(train / "Images" / missing.name, missing)
+    cut.write_bytes(whole)
+    found, unreadable = score(untrained, copied, tmp_path / "progress")
+    np.testing.assert_array_equal(found, scores)
+    save_scores(tmp_path / "scores.npy", open_pairs(copied / "train.npz"), found, unreadable, {})
+    assert not (tmp_path / "scores.bad_images.csv").exists()
+
+
+# ---------------------------------------------------------------------------------------------------- the files
+
+
+def test_scores_read_back_with_their_record(tmp_path):
+    values = np.array([0.25, np.nan, -1], np.float32)
+    save_scores(tmp_path / "scores.npy", None, values, {}, {"input_fingerprint": "0123"})
+    found, made = open_scores(tmp_path / "scores.npy", "0123")
+    np.testing.assert_array_equal(found, values)
+    assert made == {"input_fingerprint": "0123"}
+    with pytest.raises(InputError, match=r"scores\.npy: scores of other pairs than these \(4567\)"):
+        open_scores(tmp_path / "scores.npy", "4567")
+    (tmp_path / "scores.json").unlink()
+    assert open_scores(tmp_path / "scores.npy", "4567")[1] == {}, "of which pairs is not recorded"
+
+
+@pytest.mark.parametrize(
+    "array", [np.array(["a", "b"]), np.zeros((2, 2)), np.arange(3), np.array([0.1, np.inf])], ids=str
+)
+def test_what_is_no_array_of_scores_is_refused(tmp_path, array):
+    np.save(tmp_path / "scores.npy", array)
+    with pytest.raises(InputError, match=r"scores\.npy: not an array of scores"):
+        open_scores(tmp_path / "scores.npy", "0123")
+    (tmp_path / "scores.npy").write_text("no array")
+    with pytest.raises(InputError, match=r"scores\.npy: not an array of scores"):
+        open_scores(tmp_path / "scores.npy", "0123")

@@ -1,0 +1,282 @@
+"""The CLIP filter as a user starts it: its flags, its defaults, its files, bad images, runs that are killed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from src import clip_filter_pairs
+from src.common.files import InputError, read_json
+from src.data.keep_lists import apply_keep_list, open_keep_list
+from src.data.pairs import fingerprint, open_pairs
+from src.filters.cut import drop_lowest
+from src.sample.dataset import make_sample
+from tests.conftest import REPO, assert_input_error
+from tests.known_noise import swaps_found
+from tests.tiny_clip import make_tiny_clip
+
+FILTER = ("-m", "src.clip_filter_pairs")
+NO_MODEL = ("no model", "no weights")
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory) -> tuple[Path, Path]:
+    """Configuration and checkpoint of a CLIP with random weights, where any scores will do."""
+    return make_tiny_clip(tmp_path_factory.mktemp("untrained"), steps=0)
+
+
+@pytest.fixture(scope="module")
+def scored(untrained, sample, tmp_path_factory) -> Path:
+    """The folder that one run wrote for the sample. Leave it as it is."""
+    out = tmp_path_factory.mktemp("scored")
+    clip_filter_pairs.main(arguments(untrained, sample / "train", out))
+    return out
+
+
+def arguments(model, data: Path, out: Path, *more) -> list[str]:
+    """The command line for the pairs in `data` (a train folder); everything is written to `out`."""
+    values = {
+        "--input-npz": data / "train.npz",
+        "--images-root": data / "Images",
+        "--output-npz": out / "kept.npz",
+        "--scores-output": out / "scores.npy",
+        "--model": model[0],
+        "--pretrained": model[1],
+        "--device": "cpu",
+        "--precision": "float32",
+        "--workers": 0,
+    }
+    return [str(part) for item in values.items() for part in item] + [str(part) for part in more]
+
+
+def test_it_drops_the_lowest_tenth_and_says_so(untrained, sample, scored):
+    scores, raw = np.load(scored / "scores.npy"), open_pairs(sample / "train/train.npz")
+    keep_list, made = open_keep_list(scored / "kept.keep.npz"), read_json(scored / "scores.json")
+    np.testing.assert_array_equal(keep_list.scores, scores)
+    np.testing.assert_array_equal(keep_list.keep, drop_lowest(scores, 0.1))
+    np.testing.assert_array_equal(open_pairs(scored / "kept.npz").caption_ids, raw.caption_ids[keep_list.keep])
+    origin = keep_list.provenance
+    assert (origin["filter"], origin["higher_is_better"]) == ("clip", True)
+    assert origin["input_fingerprint"] == made["input_fingerprint"] == fingerprint(raw.source)
+    assert (origin["arguments"]["drop_fraction"], origin["cut"]["dropped"], origin["scores"]) == (0.1, 46, made)
+    assert scores[~keep_list.keep].max() <= origin["cut"]["cut"] <= scores[keep_list.keep].min()
+    assert (made["clip"]["model"], made["precision"]) == ("tiny_clip", "float32")
+    with Image.open(scored / "kept.png") as report:
+        assert report.width > 1000
+    names = {"kept.npz", "kept.keep.npz", "kept.png", "scores.npy", "scores.json"}
+    assert {path.name for path in scored.iterdir()} == names
+
+
+def test_without_flags_it_scores_data_train_and_names_its_files_after_the_share(
+    untrained, sample, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train").symlink_to(sample / "train")
+    monkeypatch.chdir(tmp_path)
+    model = ["--model", str(untrained[0]), "--pretrained", str(untrained[1])]
+    clip_filter_pairs.main([*model, "--device", "cpu", "--workers", "0"])
+    scores = Path("data/filtered/train_clip_scores_raw.npy")
+    clip_filter_pairs.main(["--scores-input", str(scores), "--drop-fraction", "0.25"])
+    out = capsys.readouterr().out
+    assert "kept 414 captions" in out
+    assert "kept 345 captions" in out
+    cuts = {
+        f"train_clip_q{share}_from_raw{suffix}"
+        for share in ("0.10", "0.25")
+        for suffix in (".npz", ".keep.npz", ".png")
+    }
+    assert {path.name for path in scores.parent.iterdir()} == {*cuts, scores.name, scores.with_suffix(".json").name}
+
+
+def test_the_help_tells_the_default_model(capsys):
+    with pytest.raises(SystemExit):
+        clip_filter_pairs.main(["--help"])
+    out = capsys.readouterr().out
+    assert "(default: ViT-B-32)" in out
+    assert "(default: laion2b_s34b_b79k)" in " ".join(out.split())
+
+
+# ------------------------------------------------------------------------------------------------ cutting again
+
+
+def test_cutting_again_needs_no_model(sample, scored, tmp_path, capsys):
+    again = ("--scores-input", scored / "scores.npy", "--drop-fraction", "0.25")
+    clip_filter_pairs.main(arguments(NO_MODEL, sample / "train", tmp_path / "out", *again))
+    out = capsys.readouterr().out
+    assert "of these pairs" in out
+    assert "kept 345 captions" in out
+    keep_list = open_keep_list(tmp_path / "out/kept.keep.npz")
+    np.testing.assert_array_equal(keep_list.keep, drop_lowest(np.load(scored / "scores.npy"), 0.25))
+    assert keep_list.provenance["scores"] == read_json(scored / "scores.json")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"kept.npz", "kept.keep.npz", "kept.png"}
+
+
+def test_scores_of_other_pairs_are_refused(sample, scored, tmp_path):
+    def cut(*more):
+        clip_filter_pairs.main(arguments(NO_MODEL, sample / "train", tmp_path / "out", *more))
+
+    other = ("--input-npz", scored / "kept.npz")
+    with pytest.raises(InputError, match=r"scores\.npy: scores of other pairs"):
+        cut("--scores-input", scored / "scores.npy", *other)
+    shutil.copy(scored / "scores.npy", tmp_path / "unrecorded.npy")
+    with pytest.raises(InputError, match=r"unrecorded\.npy: 460 scores; .*kept\.npz has 414 captions"):
+        cut("--scores-input", tmp_path / "unrecorded.npy", *other)
+    assert not (tmp_path / "out").exists()
+
+
+# --------------------------------------------------------------------------------------------------- bad images
+
+LOST = [*range(15, 20), *range(250, 255)]  # the captions of images 3 and 50
+
+
+@pytest.fixture(scope="module")
+def damaged(sample, tmp_path_factory) -> Path:
+    """A copy of the sample's train folder where image 3 is missing and image 50 is cut off: ten captions."""
+    data = tmp_path_factory.mktemp("damaged") / "train"
+    shutil.copytree(sample / "train", data)
+    (data / "Images/train_00003.jpg").unlink()
+    image = data / "Images/train_00050.jpg"
+    image.write_bytes(image.read_bytes()[:500])
+    return data
+
+
+def test_bad_images_are_an_error_after_all_were_tried_and_can_be_kept_or_dropped_in_another_cut(
+    untrained, damaged, tmp_path
+):
+    named = r"^2 images \(train_00003\.jpg, train_00050\.jpg\) of 10 captions cannot be .*--scores-input .*scores\.npy"
+    with pytest.raises(InputError, match=named):
+        clip_filter_pairs.main(arguments(untrained, damaged, tmp_path))
+    assert not (tmp_path / "kept.npz").exists()
+    assert np.flatnonzero(np.isnan(np.load(tmp_path / "scores.npy"))).tolist() == LOST
+    assert pd.read_csv(tmp_path / "scores.bad_images.csv").caption_id.tolist() == LOST
+    for policy, lost_captions_kept in (("keep", 10), ("drop", 0)):
+        again = ("--scores-input", tmp_path / "scores.npy", "--on-bad-image", policy)
+        clip_filter_pairs.main(arguments(NO_MODEL, damaged, tmp_path, *again))
+        keep_list = open_keep_list(tmp_path / "kept.keep.npz")
+        assert (~keep_list.keep).sum() == 46
+        assert keep_list.keep[LOST].sum() == lost_captions_kept
+        assert len(open_pairs(tmp_path / "kept.npz")) == 414
+
+
+def test_bad_images_that_were_put_right_are_scored_with_their_batches_alone(
+    untrained, sample, damaged, scored, tmp_path, capsys
+):
+    data = shutil.copytree(damaged, tmp_path / "train", symlinks=True)
+    command = arguments(untrained, data, tmp_path, "--image-batch-size", 8)
+    with pytest.raises(InputError, match="2 images"):
+        clip_filter_pairs.main(command)
+    for name in ("train_00003.jpg", "train_00050.jpg"):
+        shutil.copy(sample / "train/Images" / name, data / "Images")
+    clip_filter_pairs.main(command)
+    assert "76 of 92 images are done" in capsys.readouterr().out, "all but two batches of eight"
+    np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), np.load(scored / "scores.npy"), atol=1e-5)
+    assert not list(tmp_path.glob("scores.*.*")), "neither bad images nor scores so far are left"
+
+
+# ------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("more", "fragment"),
+    [
+        (("--input-npz", "absent.npz"), "absent.npz: no such file"),
+        (("--images-root", "absent"), "--images-root absent: no such folder"),
+        (("--scores-output", "scores.csv"), "--scores-output scores.csv"),
+        (("--output-npz", "kept.zip"), "--output-npz kept.zip"),
+        (("--device", "cuda:99"), "--device cuda:99"),
+        (("--scores-input", "absent.npy"), "absent.npy: no such file"),
+    ],
+)
+def test_what_cannot_be_used_is_one_error_before_any_work(untrained, sample, tmp_path, more, fragment):
+    with pytest.raises(InputError, match=fragment):
+        clip_filter_pairs.main(arguments(untrained, sample / "train", tmp_path / "out", *more))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("flags", [("--drop-fraction", "1"), ("--workers", "-1"), ("--on-bad-image", "guess")])
+def test_values_that_make_no_sense_are_usage_errors(flags, capsys):
+    with pytest.raises(SystemExit) as end:
+        clip_filter_pairs.main(list(flags))
+    assert end.value.code == 2
+    assert f"argument {flags[0]}: " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_without_weights_and_network_one_line_names_the_ways_to_provide_them(run_script, sample, tmp_path):
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty"), "HF_HUB_CACHE": str(tmp_path / "empty/hub")}
+    result = run_script(
+        *FILTER, "--input-npz", sample / "train/train.npz", "--images-root", sample / "train/Images",
+        "--output-npz", tmp_path / "kept.npz", "--scores-output", tmp_path / "scores.npy", env=offline,
+    )  # fmt: skip
+    assert_input_error(result, "no weights for", "network", "HF_HOME", "--pretrained the path of a checkpoint")
+    assert not list(tmp_path.glob("*.*"))
+
+
+# ------------------------------------------------------------------------------------------------- whole processes
+
+
+def start_and_kill(command: list[str], progress: Path, lines: int) -> int:
+    """Start the filter, kill it as soon as its progress file has so many lines; return how many are complete."""
+    process = subprocess.Popen(
+        [sys.executable, *FILTER, *command], cwd=REPO, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while process.poll() is None and (not progress.exists() or progress.read_bytes().count(b"\n") < lines):
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+    return progress.read_bytes().count(b"\n")
+
+
+@pytest.mark.slow
+def test_killing_it_twice_and_continuing_gives_the_same_scores_as_one_run(untrained, sample, tmp_path, capsys):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    batches = ("--image-batch-size", 2, "--text-batch-size", 3)
+    clip_filter_pairs.main(arguments(untrained, sample / "train", whole, *batches))
+
+    command = arguments(untrained, sample / "train", killed, *batches)
+    progress = killed / "scores.partial.jsonl"
+    first = start_and_kill(command, progress, 6)
+    with progress.open("a") as file:
+        file.write('{"batch": 40, "sco')  # as a line looks that was cut off
+    second = start_and_kill(command, progress, first + 6)
+    assert 6 <= first < second < 47, "one line for the identity, 46 for batches of two images"
+    assert not (killed / "scores.npy").exists()
+    clip_filter_pairs.main(command)
+    assert f"continuing {progress}: {2 * (second - 1)} of 92 images are done" in capsys.readouterr().out
+    assert (killed / "scores.npy").read_bytes() == (whole / "scores.npy").read_bytes()
+    assert fingerprint(killed / "kept.npz") == fingerprint(whole / "kept.npz")
+    assert not progress.exists()
+
+
+@pytest.mark.slow
+def test_dropping_a_tenth_finds_the_swapped_captions(tmp_path, run_script, record_property):
+    make_sample(tmp_path / "data", scale=0.5)
+    data, out = tmp_path / "data/train", tmp_path / "out"
+    result = run_script(*FILTER, *arguments(make_tiny_clip(tmp_path, steps=150), data, out, "--workers", 2))
+    assert result.returncode == 0, result.stderr
+    assert "image/s" in result.stderr
+    keep_list = open_keep_list(out / "kept.keep.npz")
+    assert (~keep_list.keep).sum() == 230
+    found = swaps_found(keep_list, data / "sample_noise.csv")
+    record_property("swaps_found", found)
+    assert found["recall"] >= 0.8
+    assert found["roc_auc"] > 0.97
+    applied = apply_keep_list(open_pairs(data / "train.npz"), out / "kept.keep.npz")
+    np.testing.assert_array_equal(open_pairs(out / "kept.npz").caption_ids, applied.caption_ids)
+
+
+@pytest.mark.flickr8k
+def test_real_photographs_are_scored_and_filtered(untrained, flickr8k, tmp_path, run_script):
+    result = run_script(*FILTER, *arguments(untrained, flickr8k / "visual", tmp_path / "out", "--workers", 2))
+    assert result.returncode == 0, result.stderr
+    assert len(open_pairs(tmp_path / "out/kept.npz")) == 3150
+    assert np.isfinite(np.load(tmp_path / "out/scores.npy")).all()

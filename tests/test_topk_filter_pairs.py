@@ -1,0 +1,157 @@
+"""The top-k filter as a user starts it: its flags, its defaults, one line for what cannot be used, what it finds."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from src import topk_filter_pairs
+from src.common.files import InputError
+from src.data.keep_lists import open_keep_list
+from src.data.pairs import embedding_dims, fingerprint, open_pairs
+from src.filters.decisions import ReviewDecisions
+from src.training.model import Translator, save_translator
+from tests.known_noise import swaps_found
+
+FILTER = ("-m", "src.topk_filter_pairs")
+WRITTEN = {"clean_top50.npz", "clean_top50.keep.npz", "clean_top50.png", "suspect_top50.npz", "ranks.csv", "ranks.json"}
+
+
+@pytest.fixture(scope="module")
+def weights(sample, tmp_path_factory) -> Path:
+    """A translator of the sample's widths that has learnt nothing."""
+    widths = embedding_dims(sample / "train/train.npz")
+    torch.manual_seed(0)
+    translator = Translator(widths["text"], widths["image"], 8)
+    path = tmp_path_factory.mktemp("models") / "translator.safetensors"
+    save_translator(translator.state_dict(), translator.dims, path)
+    return path
+
+
+@pytest.fixture
+def arguments(sample, weights, tmp_path):
+    """A function that makes the command line: the sample, everything written to tmp_path, and more flags."""
+
+    def make(*more, ranked_by=("--weights", weights)) -> list[str]:
+        train = sample / "train"
+        places = ("--input-npz", train / "train.npz", "--images-root", train / "Images", "--output-dir", tmp_path)
+        return [str(part) for part in (*places, "--models-dir", tmp_path / "models", *ranked_by, *more)]
+
+    return make
+
+
+def test_it_filters_and_says_what_it_did(arguments, sample, tmp_path, capsys):
+    topk_filter_pairs.main(arguments("--top-k", 10))
+    printed = capsys.readouterr()
+    keep_list = open_keep_list(tmp_path / "train_clean_top10.keep.npz")
+    kept = (pd.read_csv(tmp_path / "train_ranks.csv")["rank"] <= 10).to_numpy()
+    assert keep_list.keep.tolist() == kept.tolist()
+    assert "pairs that are not recorded" in printed.out
+    assert f"kept {kept.sum():,} captions" in printed.out
+    assert "caption/s" in printed.err
+    assert keep_list.provenance["arguments"]["top_k"] == 10
+    assert len(open_pairs(tmp_path / "train_clean_top10.npz")) == kept.sum()
+    assert len(open_pairs(tmp_path / "train_suspect_top10.npz")) == (~kept).sum()
+
+
+def test_no_flag_is_needed_once_the_baseline_is_trained(sample, weights, tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train").symlink_to(sample / "train")
+    monkeypatch.chdir(tmp_path)
+    baseline = Path("models/baseline_train_seed43/best_mrr.safetensors")
+    with pytest.raises(
+        InputError, match=rf"^{baseline}: no such file; train it with `python train_mrr\.py`.*--folds 5"
+    ):
+        topk_filter_pairs.main([])
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
+    baseline.parent.mkdir(parents=True)
+    shutil.copy(weights, baseline)
+    topk_filter_pairs.main([])
+    assert {path.name for path in Path("data/filtered").iterdir()} == {f"train_{name}" for name in WRITTEN}
+
+
+def test_review_decisions_are_of_the_file_that_is_named_or_none(arguments, sample, tmp_path, capsys):
+    raw = open_pairs(sample / "train/train.npz")
+
+    def is_dropped(*flags) -> bool:
+        topk_filter_pairs.main(arguments("--top-k", 92, *flags))
+        return not open_keep_list(tmp_path / "train_clean_top92.keep.npz").keep[raw.caption_ids == 7].any()
+
+    review = ReviewDecisions(tmp_path / "mine.csv", raw, fingerprint(raw.source))
+    review.decide(7, "drop")
+    assert is_dropped("--decisions", review.path)
+    assert "1 honoured (0 keep, 1 drop), 1 of them against the cut" in capsys.readouterr().out
+    review.path.rename(tmp_path / "review_decisions.csv")  # where they are looked for
+    assert not is_dropped("--decisions", "none")
+
+
+@pytest.mark.parametrize(
+    ("flags", "fragment"),
+    [
+        (("--input-npz", "absent.npz"), "absent.npz: no such file"),
+        (("--weights", "absent.safetensors"), "absent.safetensors: no such file; train it with"),
+        (("--weights", __file__), r"\.py: not a translator's weights"),
+        (("--device", "cuda:99"), "--device cuda:99"),
+        (("--epochs", 5), "--epochs: is of the models that --folds K trains"),
+        (("--precision", "bfloat16"), "--precision: is of the models that --folds K trains"),
+        (("--folds", 5), "--weights and --folds"),
+    ],
+)
+def test_what_cannot_be_used_is_one_error_and_nothing_is_written(arguments, tmp_path, flags, fragment):
+    with pytest.raises(InputError, match=fragment):
+        topk_filter_pairs.main(arguments(*flags))
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("flags", "fragment"), [(("--folds", 1), "1 folds"), (("--folds", 2, "--lr", -1), "--lr -1")])
+def test_folds_that_make_no_sense_are_refused(arguments, tmp_path, flags, fragment):
+    with pytest.raises(InputError, match=fragment):
+        topk_filter_pairs.main(arguments(*flags, ranked_by=()))
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_out_of_fold_it_finds_swapped_captions_and_trains_once(arguments, sample, tmp_path, run_script, capfd):
+    folds = ("--folds", 3, "--hidden-dim", 256, "--epochs", 15, "--batch-size", 128, "--lr", "3e-3", "--device", "cpu")
+    result = run_script(*FILTER, *arguments(*folds, "--top-k", 20, ranked_by=()))
+    assert result.returncode == 0, result.stderr
+    assert "3 models that did not see the image, seed 43" in result.stdout
+    assert "topk_fold with hidden_dim=256,epochs=15" in result.stdout
+    assert "step/s" in result.stderr
+    keep_list = open_keep_list(tmp_path / "train_clean_top20.keep.npz")
+    assert swaps_found(keep_list, sample / "train/sample_noise.csv")["roc_auc"] > 0.65
+    ranks = (tmp_path / "train_ranks.csv").read_bytes()
+
+    topk_filter_pairs.main(arguments(*folds, "--top-k", 10, ranked_by=()))
+    assert "there already" in capfd.readouterr().out
+    (tmp_path / "train_ranks.csv").unlink()
+    topk_filter_pairs.main(arguments(*folds, "--top-k", 10, ranked_by=()))
+    assert "step/s" not in capfd.readouterr().err, "the trained models are used"
+    assert (tmp_path / "train_ranks.csv").read_bytes() == ranks
+
+
+@pytest.mark.slow
+def test_ranks_by_what_train_mrr_makes_of_the_same_pairs_are_said_to_be_flattered(
+    arguments, sample, tmp_path, run_script, capsys
+):
+    recipe = ("--hidden-dim", 64, "--epochs", 20, "--lr", "3e-3", "--tau", "0.05", "--device", "cpu")
+    places = ("--train-npz", sample / "train/train.npz", "--models-dir", tmp_path / "models", "--run-name", "small")
+    result = run_script("train_mrr.py", *recipe, *places, "--submission", "none")
+    assert result.returncode == 0, result.stderr
+    weights = tmp_path / "models/small/best_mrr.safetensors"
+    topk_filter_pairs.main(arguments("--top-k", 10, ranked_by=("--weights", weights)))
+    assert "these pairs, so its ranks flatter them; --folds 5 ranks out of fold" in capsys.readouterr().out
+    keep_list = open_keep_list(tmp_path / "train_clean_top10.keep.npz")
+    assert swaps_found(keep_list, sample / "train/sample_noise.csv")["roc_auc"] > 0.55
+
+
+@pytest.mark.flickr8k
+def test_real_photographs_are_ranked_and_filtered(arguments, flickr8k, tmp_path, run_script):
+    data = flickr8k / "visual"
+    places = ("--input-npz", data / "train.npz", "--images-root", data / "Images", "--device", "cpu")
+    result = run_script(*FILTER, *arguments(*places, "--folds", 2, "--hidden-dim", 64, "--epochs", 4, ranked_by=()))
+    assert result.returncode == 0, result.stderr
+    keep_list = open_keep_list(tmp_path / "train_clean_top50.keep.npz")
+    assert len(open_pairs(tmp_path / "train_clean_top50.npz")) == keep_list.keep.sum() > 0
