@@ -41,8 +41,8 @@ def draw_plots(rows: list[TrialRow], space: Space, folder: Path) -> None:
     table = pd.DataFrame([row for row in rows if row["mrr"] != ""])
     lines = max(1, -(-len(space.choices) // PANELS_A_LINE))
     figure = Figure(figsize=(3.6 * PANELS_A_LINE, 3.2 * lines), layout="constrained")
-    panels = figure.subplots(lines, PANELS_A_LINE, sharey=True, squeeze=False).flat
-    for axes, (name, values) in zip(panels, space.choices.items(), strict=False):
+    for place, (name, values) in enumerate(space.choices.items(), start=1):
+        axes = figure.add_subplot(lines, PANELS_A_LINE, place, sharey=next(iter(figure.axes), None))
         axes.boxplot([table.mrr[table[name] == value] for value in values])
         axes.set_xticks(range(1, len(values) + 1), [str(value) for value in values])
         axes.set_title(name)

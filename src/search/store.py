@@ -101,8 +101,8 @@ class SearchStore:
         have ended or are running in other processes."""
         with self.exclusive():
             known = self._trials()
-            open_trials = (trial for trial in known[:trials] if not trial.state.is_finished())
-            free = next((trial for trial in open_trials if self._lock(trial.number, wait=False)), None)
+            unfinished = (trial for trial in known[:trials] if not trial.state.is_finished())
+            free = next((trial for trial in unfinished if self._lock(trial.number, wait=False)), None)
             if free is None and len(known) < trials:
                 configuration, choices = draw(self.space, known, self.sampler, self.seed), distributions(self.space)
                 waiting = create_trial(state=TrialState.WAITING, params=configuration, distributions=choices)
@@ -162,7 +162,7 @@ class SearchStore:
         if theirs is None:
             self.study.set_user_attr("settings", ours)
             return
-        parts = ("base", "data", "choices")
+        parts = ("base", "data", "choices")  # the choices come last: `base` has the lowest one of what is searched
         before, after = ({**each, **{k: v for part in parts for k, v in each[part].items()}} for each in (theirs, ours))
         differing = [name for name in before | after if name not in parts and before.get(name) != after.get(name)]
         if differing:
