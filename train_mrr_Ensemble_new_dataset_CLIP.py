@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from src.common.cli import CLIP_NPZ, TRAIN_NPZ, run_main
+from src.ensemble import train_members
 from src.ensembles.members import Ensemble
-from src.train_members import train_members
 from src.training.recipe import BASELINE
 
 ENSEMBLE = Ensemble(

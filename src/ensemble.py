@@ -12,12 +12,15 @@ import argparse
 import inspect
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.common.cli import MODELS_DIR, TRAIN_NPZ, Parser, add_device_argument, print_settings, run_main
-from src.common.files import InputError
-from src.ensembles.members import Member, member_files
+from src.common.cli import CLIP_NPZ, MODELS_DIR, TRAIN_NPZ, Parser, add_device_argument, print_settings, run_main
+from src.common.files import InputError, require_file
+from src.ensembles.members import Ensemble, Member, member_files
+from src.flags import add_job_arguments, add_recipe_arguments, data_paths, override
+from src.training.recipe import RECIPES, describe, load_recipe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,46 +47,30 @@ def main(argv: list[str] | None = None) -> None:
         command.add_argument(
             "runs", type=Path, nargs="*", default=[MODELS_DIR], help="folders of finished runs, or folders of those"
         )
-        command.add_argument(
-            "--on", type=Path, default=TRAIN_NPZ, help="pairs to measure on; unfiltered ones", metavar="NPZ"
-        )
+        command.add_argument("--on", type=Path, default=TRAIN_NPZ, metavar="NPZ", help="unfiltered pairs to measure on")
         add_device_argument(command)
     how = evaluating.add_mutually_exclusive_group()
-    how.add_argument(
-        "--against",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="RUNS",
-        help="give differences from this run, or from the mean of these, and not from the best single run",
-    )
-    how.add_argument(
-        "--out-of-fold", action="store_true", help="predict every caption by those runs only that never saw its image"
-    )
+    against = "give differences from this run, or from the mean of these, and not from the best single run"
+    how.add_argument("--against", type=Path, nargs="+", default=[], metavar="RUNS", help=against)
+    out_of_fold = "predict every caption by those runs only that never saw its image"
+    how.add_argument("--out-of-fold", action="store_true", help=out_of_fold)
     add_normalize_argument(selecting)
     selecting.add_argument("--seed", type=int, default=0, help="of the halving of the images: one half chooses")
-    selecting.add_argument(
-        "--plot", type=Path, default=MODELS_DIR / "selection_curve.png", help="the curve", metavar="PNG"
-    )
+    curve = MODELS_DIR / "selection_curve.png"
+    selecting.add_argument("--plot", type=Path, default=curve, metavar="PNG", help="the curve")
     args = parser.parse_args(argv)
     args.function(args)
 
 
 def add_normalize_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--normalize", "--normalise", action="store_true", help="average unit vectors instead of predictions"
-    )
+    parser.add_argument("--normalize", "--normalise", action="store_true", help="average unit vectors, not predictions")
 
 
 def add_combine_arguments(parser: argparse.ArgumentParser, output: Path | None = None) -> None:
     parser.add_argument("--output", type=Path, default=output, required=output is None, help="the CSV to write")
     add_normalize_argument(parser)
-    parser.add_argument(
-        "--weights",
-        choices=("uniform", "mrr"),
-        default="uniform",
-        help="all the same, or by the validation MRR that the run of each file recorded",
-    )
+    weights = "all the same, or by the validation MRR that the run of each file recorded"
+    parser.add_argument("--weights", choices=("uniform", "mrr"), default="uniform", help=weights)
     parser.add_argument("--models-dir", type=Path, default=MODELS_DIR, help="where the runs are")
 
 
@@ -200,6 +187,58 @@ def select_runs(args: argparse.Namespace) -> None:
     print_settings(f"{selection.count} of {len(runs)} runs selected", summary)
     if selection.count < len(runs) and gain.low <= 0:
         print("On the other half these are not better than the mean of all runs: the choice may be chance.")
+
+
+def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -> None:
+    """The whole of an ensemble trainer's `main`. Raises InputError, at the end, if a seed failed."""
+    own = ensemble.recipe
+    parser = Parser(doc)
+    seeds = list(ensemble.reference_mrr)
+    parser.add_argument("--seeds", type=int, nargs="+", default=seeds, help="the members to train")
+    parser.add_argument("--dry-run", action="store_true", help="only list what would be trained and what exists")
+    parser.add_argument(
+        "--recipe", help=f"{', '.join(RECIPES)}, or a JSON file of its fields (default: the script's own, {own.name})"
+    )
+    add_job_arguments(parser, train_npz=ensemble.train_npz)
+    add_recipe_arguments(parser, own, without=("seed",))
+    args = parser.parse_args(argv)
+    # A member keeps its recipe's name, by which it is combined.
+    base = replace(load_recipe(args.recipe), name=own.name) if args.recipe else own
+    recipe = override(base, args)
+    if args.train_npz == CLIP_NPZ:
+        require_file(CLIP_NPZ, "make it with `python -m src.clip_filter_pairs`")
+    if args.train_npz == ensemble.train_npz:
+        args.val_npz = args.val_npz or ensemble.val_npz
+
+    from tqdm import tqdm
+
+    from src.ensembles.training import carry_out, plan, tabulate
+    from src.training.inputs import open_training_data
+    from src.training.job import describe_data
+    from src.training.machine import choose_machine
+
+    machine, paths = choose_machine(args.device, args.precision), data_paths(args)
+    data = open_training_data(paths, machine.device)
+    members = ensemble.members(*dict.fromkeys(args.seeds))
+    tasks = [plan(replace(recipe, seed=member.seed), data, args.models_dir / member.run_name) for member in members]
+    settings = {
+        "recipe": describe(recipe, replace(base, name=args.recipe or own.name)),
+        "split": "by each seed" if recipe.split_seed is None else f"common, by seed {recipe.split_seed}",
+        "seeds": " ".join(str(member.seed) for member in members),
+        "device, precision": machine,
+        "runs": args.models_dir / f"{own.name}_seed*",
+    }
+    print_settings(f"Training {len(members)} ensemble members", describe_data(paths, data) | settings)
+    if not args.dry_run:
+        tasks = [carry_out(task, data, machine) for task in tqdm(tasks, desc="members", unit="member", position=0)]
+    table = tabulate(tasks)
+    print_table(table)
+    if "MRR" in table:
+        scores = table["MRR"].dropna()
+        print(f"validation MRR: {scores.mean():.4f} ± {scores.std(ddof=0):.4f} (mean ± s.d., n = {len(scores)})")
+    failed = [f"seed {task.recipe.seed}: {task.reason}" for task in tasks if task.reason]
+    if failed:
+        raise InputError(f"{len(failed)} of {len(members)} members failed: {'; '.join(failed)}")
 
 
 def print_table(table: "pd.DataFrame") -> None:

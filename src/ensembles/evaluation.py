@@ -56,7 +56,7 @@ class Measured:
     @classmethod
     def of(cls, prediction: Tensor, predicted_n: Tensor, part: Part, *, label: str, count: str) -> "Measured":
         """Measure predictions, a row for each caption of the mask `predicted_n`. Raises NonFiniteError."""
-        some = replace(part, captions=part.captions[predicted_n])
+        some = replace(part, captions=part.captions[predicted_n])  # the gallery stays that of the part
         ranks = retrieval_ranks(prediction, some.gallery_mV, some.target_n)
         challenge = challenge_protocol(prediction, some.gallery_mV, some.target_n)
         columns = [reciprocal_ranks(ranks), *(ranks <= k for k in (1, 5, 10))]
@@ -106,9 +106,9 @@ def measure_runs(runs: Sequence[Run], part: Part, prefix: str = "") -> tuple[lis
     arrays, however many runs there are.
     """
     singles, unseen_Rn = [], unseen_captions(runs, part)
+    shape = len(part), part.of.image_MV.shape[1]
     # Neither measure depends on a prediction's length, so that sums do for means.
-    mean_nV = torch.zeros(len(part), part.of.image_MV.shape[1], device=part.of.device)
-    weighted_nV, normalised_nV = torch.zeros_like(mean_nV), torch.zeros_like(mean_nV)
+    mean_nV, weighted_nV, normalised_nV = (torch.zeros(shape, device=part.of.device) for _ in range(3))
     for run, unseen_n in zip(tqdm(runs, desc="predicting", unit="run"), unseen_Rn, strict=True):
         prediction = run.predict(replace(part, captions=part.captions[unseen_n]))
         singles.append(Measured.of(prediction, unseen_n, part, label=f"{prefix}{run.folder}", count="1"))
@@ -121,15 +121,12 @@ def measure_runs(runs: Sequence[Run], part: Part, prefix: str = "") -> tuple[lis
     count = "-".join(map(str, sorted({min(counts), max(counts)})))
     # What to expect of one run: for every caption, the average over those that predict it.
     expected = np.nanmean([single.per_caption for single in singles], axis=0)
-    means = {"mean": mean_nV, "MRR-weighted mean": weighted_nV, "normalised mean": normalised_nV}
+    together = [Measured(f"{prefix}single runs, on average", "1", part, expected)]
     everything = torch.ones(len(part), dtype=torch.bool, device=part.of.device)
-    return singles, [
-        Measured(f"{prefix}single runs, on average", "1", part, expected),
-        *(
-            Measured.of(total_nV, everything, part, label=prefix + label, count=count)
-            for label, total_nV in means.items()
-        ),
-    ]
+    means = {"mean": mean_nV, "MRR-weighted mean": weighted_nV, "normalised mean": normalised_nV}
+    for label, total_nV in means.items():
+        together.append(Measured.of(total_nV, everything, part, label=f"{prefix}{label}", count=count))
+    return singles, together
 
 
 def comparison(measured: Sequence[Measured], reference: Measured) -> pd.DataFrame:

@@ -92,6 +92,8 @@ def test_select_prints_the_command_that_averages_what_it_chose(common_split, cal
     count = 1 + int(np.argmax([choosing for _, choosing, _ in curve]))
     assert f"{count} of 3 runs selected" in printed
     assert re.search(rf"MRR, other half +{curve[count - 1][2]:.4f}\n", printed)
+    low = float(re.search(r"over the mean of all +\S+ \[(\S+),", printed)[1])
+    assert ("the choice may be chance" in printed) == (count < 3 and low <= 0)
     command = shlex.split(re.search(r"average them with +(.+)", printed)[1])
     files = [f"{run}/submission.csv" for run, _, _ in curve[:count]]
     output = "submission_ensemble_selected.csv"

@@ -12,7 +12,7 @@ from src.data.pairs import open_pairs, save_pairs
 from src.data.splits import validation_images
 from src.ensembles.evaluation import comparison, measure_runs, paired_difference
 from src.ensembles.held_out import common_images, finished_runs, open_part, unseen_captions
-from src.ensembles.selection import forward_selection
+from src.ensembles.selection import choosing_half, forward_selection, select
 from src.training.inputs import OnDevice
 from src.training.metrics import mrr, retrieval_ranks
 from src.training.model import load_translator
@@ -184,6 +184,22 @@ class TestDifferences:
 
 
 class TestSelection:
+    def test_half_of_the_images_choose_and_the_others_report(self, make_run):
+        runs = finished_runs([make_run(seed, split_seed=0, val_fraction=0.5) for seed in (1, 2, 3)])
+        part = open_part(TRAIN_NPZ, runs, CPU)
+        chooses_n = choosing_half(part, 0)
+        choosing, other = (replace(part, captions=part.captions[mask]) for mask in (chooses_n, ~chooses_n))
+        ours, theirs = (set(half.target_n.tolist()) for half in (choosing, other))
+        assert (len(ours), len(theirs), ours & theirs) == (14, 15, set())  # one of the 30 images has no caption
+        assert (chooses_n != choosing_half(part, 1)).any()
+        selection = select(runs, part, chooses_n)
+        for n, row in enumerate(selection.curve.to_dict("records"), 1):
+            first = [run.folder for run in selection.order[:n]]
+            assert (row["n"], row["added"]) == (n, str(first[-1]))
+            for column, half in (("MRR, choosing half", choosing), ("MRR, other half", other)):
+                expected = brute_force_mrr(np.mean(predictions_of(first, half), axis=0), half)
+                assert row[column] == pytest.approx(expected, abs=1e-12)
+
     def scores(self, predictions, gallery, target):
         return mrr(retrieval_ranks(sum(predictions), gallery, target))
 
