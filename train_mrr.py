@@ -16,7 +16,7 @@ from pathlib import Path
 from src.common.cli import Parser, print_settings, run_main
 from src.common.files import InputError
 from src.flags import add_job_arguments, add_recipe_arguments, data_paths, override
-from src.training.recipe import BASELINE, RECIPES, describe, load_recipe
+from src.training.recipe import BASELINE, RECIPES, describe_recipe, load_recipe
 from src.training.runs import BEST_MRR, RunRecord, State, folder_name, state_of
 
 
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"{run_dir}: is finished; start without --resume to train it anew")
     replaces = "" if state == State.NEW or args.resume else f" (replaces the {state} one)"
     settings = {
-        "recipe": f"{describe(recipe, replace(base, name=recipe.name))}, seed {recipe.seed}",
+        "recipe": f"{describe_recipe(recipe, replace(base, name=recipe.name))}, seed {recipe.seed}",
         "device, precision": machine,
         "run": f"{run_dir}{replaces}",
     }

@@ -20,7 +20,7 @@ from src.common.cli import CLIP_NPZ, MODELS_DIR, TRAIN_NPZ, Parser, add_device_a
 from src.common.files import InputError, require_file
 from src.ensembles.members import Ensemble, Member, member_files
 from src.flags import add_job_arguments, add_recipe_arguments, data_paths, override
-from src.training.recipe import RECIPES, describe, load_recipe
+from src.training.recipe import RECIPES, describe_recipe, load_recipe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -222,7 +222,7 @@ def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -
     members = ensemble.members(*dict.fromkeys(args.seeds))
     tasks = [plan(replace(recipe, seed=member.seed), data, args.models_dir / member.run_name) for member in members]
     settings = {
-        "recipe": describe(recipe, replace(base, name=args.recipe or own.name)),
+        "recipe": describe_recipe(recipe, replace(base, name=args.recipe or own.name)),
         "split": "by each seed" if recipe.split_seed is None else f"common, by seed {recipe.split_seed}",
         "seeds": " ".join(str(member.seed) for member in members),
         "device, precision": machine,

@@ -274,6 +274,7 @@ def test_dropping_a_tenth_finds_the_swapped_captions(tmp_path, run_script, recor
     np.testing.assert_array_equal(open_pairs(out / "kept.npz").caption_ids, applied.caption_ids)
 
 
+@pytest.mark.slow
 @pytest.mark.flickr8k
 def test_real_photographs_are_scored_and_filtered(untrained, flickr8k, tmp_path, run_script):
     result = run_script(*FILTER, *arguments(untrained, flickr8k / "visual", tmp_path / "out", "--workers", 2))

@@ -147,6 +147,7 @@ def test_ranks_by_what_train_mrr_makes_of_the_same_pairs_are_said_to_be_flattere
     assert swaps_found(keep_list, sample / "train/sample_noise.csv")["roc_auc"] > 0.55
 
 
+@pytest.mark.slow
 @pytest.mark.flickr8k
 def test_real_photographs_are_ranked_and_filtered(arguments, flickr8k, tmp_path, run_script):
     data = flickr8k / "visual"

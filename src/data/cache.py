@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from src.common.files import atomic_path
 
-VERSION = 2  # of what is kept and how
+CACHE_VERSION = 2  # of what is kept and how
 DTYPES = {"I64": "<i8", "I32": "<i4", "F32": "<f4", "U8": "u1"}
 
 
@@ -63,4 +63,4 @@ def write_cache(source: Path, contents: str, arrays: Mapping[str, np.ndarray]) -
 
 
 def _metadata(contents: str) -> dict[str, str]:
-    return {"version": str(VERSION), "contents": contents}
+    return {"version": str(CACHE_VERSION), "contents": contents}

@@ -24,7 +24,7 @@ from src.training.inputs import OnDevice, TrainingData, dataset_tag
 from src.training.machine import Machine
 from src.training.metrics import NonFiniteError
 from src.training.model import load_translator
-from src.training.recipe import BASELINE, COMPACT, Recipe, describe
+from src.training.recipe import BASELINE, COMPACT, Recipe, describe_recipe
 from src.training.runs import BEST_MRR, DataRecord, folder_name, read_run
 
 OUTPUT_DIR = Path("data/filtered")
@@ -94,7 +94,7 @@ class TopK:
         if given.folds:
             how = f"seed {recipe.seed}, {self.machine.precision}"
             lines["ranked by"] = f"{given.folds} models that did not see the image, {how}"
-            lines["their recipe"] = describe(recipe, FOLD_RECIPE)
+            lines["their recipe"] = describe_recipe(recipe, FOLD_RECIPE)
         else:
             lines["ranked by"] = self.weights
             lines["it was trained on"] = self._describe_training()

@@ -26,7 +26,7 @@ from src.sample.scenes import describe, paint, random_scene
 TRAIN_IMAGES, TEST_IMAGES = 920, 300  # at scale 1
 CAPTIONS_PER_IMAGE = 5
 SWAPPED_SHARE = 0.1
-VERSION = 1  # raise it when the same scale and seed give other files than before
+SAMPLE_VERSION = 1  # raise it when the same scale and seed give other files than before
 MARKER = "SAMPLE.json"  # tells which sample a folder holds, and a hash of each file that was made
 FILES = (
     "train/train.npz",
@@ -54,7 +54,7 @@ def make_sample(data_dir: Path, scale: float | None = None, seed: int | None = N
     if foreign:
         hint = "nothing was touched. Choose another --data-dir, or move it away"
         raise InputError(f"{data_dir / foreign[0]}: exists and was not made by the sample; {hint}")
-    wanted: dict[str, Any] = {"version": VERSION, "scale": scale, "seed": seed}
+    wanted: dict[str, Any] = {"version": SAMPLE_VERSION, "scale": scale, "seed": seed}
     done = "the sample is there already"
     if len(made) < len(FILES) or not wanted.items() <= marker.items():
         done = "made the sample"

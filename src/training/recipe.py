@@ -130,7 +130,7 @@ def difference(recipe: Recipe, base: Recipe) -> str:
     return ",".join(f"{name}={ours[name]}" for name in changed)
 
 
-def describe(recipe: Recipe, base: Recipe) -> str:
+def describe_recipe(recipe: Recipe, base: Recipe) -> str:
     """ "compact with lr=0.002": a recipe as the opening lines of a script tell it."""
     changes = difference(recipe, base)
     return f"{base.name} with {changes}" if changes else base.name

@@ -144,6 +144,7 @@ def test_a_row_states_ratio_and_floor():
     assert Row(work="open", ours=Cost(0.5)).cells()[2:] == ["–", "500 ms", "–", "–"]
 
 
+@pytest.mark.slow
 def test_the_command_prints_one_table(run_script):
     result = run_script("-m", "tests.benchmarks", "--tiny")
     assert result.returncode == 0, result.stderr

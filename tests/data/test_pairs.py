@@ -655,7 +655,7 @@ def test_a_damaged_cache_counts_as_none(arrays, write, damage):
 def test_a_cache_of_another_version_counts_as_none(arrays, write, monkeypatch):
     path = write(arrays)
     open_pairs(path, cache=True)
-    monkeypatch.setattr("src.data.cache.VERSION", -1)
+    monkeypatch.setattr("src.data.cache.CACHE_VERSION", -1)
     assert_read_then_mapped(path, arrays)
 
 

@@ -39,7 +39,7 @@ def test_twice_the_same_bytes(made, tmp_path):
 
 
 def test_the_sample_is_the_one_of_all_figures(made):
-    """Every draw goes before some caption. Another digest needs another VERSION, and all figures anew."""
+    """Every draw goes before some caption. Another digest needs another SAMPLE_VERSION, and all figures anew."""
     digest = hashlib.sha256((made / "train/sample_noise.csv").read_bytes() + (made / "train/captions.txt").read_bytes())
     assert digest.hexdigest().startswith("5b3f57fdd568b09c")
 

@@ -10,7 +10,7 @@ from src.training.recipe import (
     BASELINE,
     COMPACT,
     RECIPES,
-    describe,
+    describe_recipe,
     difference,
     load_recipe,
 )
@@ -56,8 +56,8 @@ def test_a_value_that_makes_no_sense_is_refused_by_the_name_of_its_flag(field, v
 def test_a_difference_is_told_field_by_field_without_seed_and_name():
     recipe = replace(BASELINE, name="mine", seed=1, split_seed=7, lr=1e-3)
     assert difference(recipe, BASELINE) == "split_seed=7,lr=0.001"
-    assert describe(recipe, BASELINE) == "baseline with split_seed=7,lr=0.001"
-    assert describe(BASELINE, BASELINE) == "baseline"
+    assert describe_recipe(recipe, BASELINE) == "baseline with split_seed=7,lr=0.001"
+    assert describe_recipe(BASELINE, BASELINE) == "baseline"
 
 
 def test_recipes_load_by_name_and_from_json(tmp_path):
