@@ -104,6 +104,11 @@ class Split:
     validation: Part
     own_validation: Part | None = None
 
+    def __post_init__(self) -> None:
+        if not len(self.train) or not len(self.validation):
+            reason = "the split leaves no captions to train or to validate with"
+            raise InputError(f"{reason}; try another --val-fraction or seed")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingData:
@@ -117,9 +122,9 @@ class TrainingData:
     record: DataRecord
 
     @classmethod
-    def of(cls, pairs: Pairs, device: torch.device, record: DataRecord = DataRecord()) -> "TrainingData":  # noqa: B008
+    def of(cls, pairs: Pairs, device: torch.device, record: DataRecord | None = None) -> "TrainingData":
         """Pairs that are in memory, all of them."""
-        record = replace(record, train_captions=len(pairs), train_images=pairs.num_images)
+        record = replace(record or DataRecord(), train_captions=len(pairs), train_images=pairs.num_images)
         return cls(train=OnDevice(pairs, device), images=np.ones(pairs.num_images, np.bool_), record=record)
 
     def without(self, images: np.ndarray, part: str) -> "TrainingData":
@@ -141,46 +146,36 @@ class TrainingData:
         validates[self.images] = validation_images(names[self.images], fraction, seed)
         train, own = self.train.part(self.images & ~validates), self.train.part(validates, turns=True)
         if self.validation is None:
-            return _checked(Split(train, own))
+            return Split(train, own)
         others = self.validation.pairs.image_names
         if not np.isin(others, names[self.images]).any():  # a validation set of its own: nothing need be held out
             everything = np.ones(len(others), np.bool_)
-            return _checked(Split(self.train.part(self.images), self.validation.part(everything, turns=True)))
-        validation = self.validation.part(np.isin(others, names[validates]), turns=True)
-        return _checked(Split(train, validation, own))
-
-
-def _checked(split: Split) -> Split:
-    if not len(split.train) or not len(split.validation):
-        raise InputError(
-            "the split leaves no captions to train or to validate with; try another --val-fraction or seed"
-        )
-    return split
+            return Split(self.train.part(self.images), self.validation.part(everything, turns=True))
+        return Split(train, self.validation.part(np.isin(others, names[validates]), turns=True), own)
 
 
 def open_training_data(paths: DataPaths, device: torch.device) -> TrainingData:
     """Open and check all files of a job before anything is trained. Raises InputError."""
     pairs = open_pairs(paths.train_npz)
-    record = DataRecord(train_npz=str(paths.train_npz), train_fingerprint=fingerprint(paths.train_npz))
+    record = {"train_npz": str(paths.train_npz), "train_fingerprint": fingerprint(paths.train_npz)}
     if paths.keep_list:
         pairs = apply_keep_list(pairs, paths.keep_list)
-        record = replace(record, keep_list=str(paths.keep_list), keep_list_fingerprint=fingerprint(paths.keep_list))
+        record |= {"keep_list": str(paths.keep_list), "keep_list_fingerprint": fingerprint(paths.keep_list)}
     validation = test = None
     if paths.val_npz:
         validation = open_pairs(paths.val_npz)
-        record = replace(record, val_npz=str(paths.val_npz), val_fingerprint=fingerprint(paths.val_npz))
+        record |= {"val_npz": str(paths.val_npz), "val_fingerprint": fingerprint(paths.val_npz)}
         _check_width(pairs.text_embeddings, validation.text_embeddings, paths.val_npz, "caption")
         _check_width(pairs.image_embeddings, validation.image_embeddings, paths.val_npz, "image")
     if paths.test_npz:
         test = open_test_captions(paths.test_npz)
-        record = replace(record, test_npz=str(paths.test_npz), test_fingerprint=fingerprint(paths.test_npz))
+        record |= {"test_npz": str(paths.test_npz), "test_fingerprint": fingerprint(paths.test_npz)}
         _check_width(pairs.text_embeddings, test.text_embeddings, paths.test_npz, "caption")
-    data = TrainingData.of(pairs, device, record)
+    data = TrainingData.of(pairs, device, DataRecord(**record))  # type: ignore[arg-type]
     return replace(data, validation=None if validation is None else OnDevice(validation, device), test=test)
 
 
 def _check_width(ours: np.ndarray, theirs: np.ndarray, path: Path, what: str) -> None:
     if ours.shape[1] != theirs.shape[1]:
-        raise InputError(
-            f"{path}: its {what} embeddings are {theirs.shape[1]} wide; the training pairs' {ours.shape[1]}"
-        )
+        widths = f"its {what} embeddings are {theirs.shape[1]} wide; the training pairs' {ours.shape[1]}"
+        raise InputError(f"{path}: {widths}")

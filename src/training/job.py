@@ -103,7 +103,7 @@ def predict_test(translator: Translator, test: TestCaptions, path: Path) -> File
     prediction_NV = translate(translator, torch.from_numpy(test.text_embeddings)).cpu().numpy()
     write_submission(path, test.caption_ids, prediction_NV)
     check_submission(path, test, prediction_NV.shape[1])
-    return FileRecord.of(path)
+    return FileRecord(str(path), sha256(path))
 
 
 def predict_again(run_dir: Path, data: TrainingData, submission: Path, device: torch.device) -> None:

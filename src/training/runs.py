@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from src.common.files import InputError, read_json, sha256, write_json
+from src.common.files import InputError, read_json, write_json
 from src.training.recipe import Recipe, difference, recorded_recipe
 
 RUN_JSON = "run.json"
@@ -99,10 +99,6 @@ class FileRecord:
     path: str
     sha256: str
 
-    @classmethod
-    def of(cls, path: Path) -> "FileRecord":
-        return cls(str(path), sha256(path))
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
@@ -131,19 +127,20 @@ def read_run(run_dir: Path) -> RunRecord | None:
     if not path.exists():
         return None
     values: Any = read_json(path)
-    if not isinstance(values, dict) or not {"recipe", "data", "status"} <= values.keys():
-        raise InputError(f"{path}: not a run's record; move the folder away")
     try:
+        results = dict(values.get("results", {}))
+        own_measures, figures = results.pop("own_validation", None), _known(Results, results)
+        measures = {name: value for name, value in results.items() if name not in figures}
         parts = {
             "recipe": recorded_recipe(values["recipe"]),
             "data": DataRecord(**_known(DataRecord, values["data"])),
             "provenance": Provenance(**_known(Provenance, values)),
-            "results": _read_results(values["results"]) if "results" in values else None,
+            "results": Results(measures=measures, own_measures=own_measures, **figures) if results else None,
             "submission": FileRecord(**values["submission"]) if "submission" in values else None,
         }
         return RunRecord(**({"run_name": run_dir.name} | _known(RunRecord, values) | parts))
     except (TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path}: not a run's record ({error}); move the folder away") from None
+        raise InputError(f"{path}: not a run's record ({error!r}); move the folder away") from None
 
 
 def _known(record: type, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,27 +148,22 @@ def _known(record: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in names}
 
 
-def _read_results(values: Mapping[str, Any]) -> Results:
-    own = {"own_measures": values.get("own_validation")}
-    known = _known(Results, values)
-    measures = {name: value for name, value in values.items() if name not in known and name != "own_validation"}
-    return Results(measures=measures, **(known | own))
-
-
 def write_run(run_dir: Path, record: RunRecord) -> None:
     """Write run.json: the record flat, without what is not known."""
     values = asdict(record)
     values |= values.pop("provenance")
-    if record.results:
-        results = values["results"]
-        own = results.pop("own_measures")
-        values["results"] = results.pop("measures") | results | ({"own_validation": own} if own else {})
-    values["data"] = {name: value for name, value in values["data"].items() if value is not None}
-    write_json(run_dir / RUN_JSON, {name: value for name, value in values.items() if value not in (None, {})})
+    if results := values["results"]:
+        own = {"own_validation": results.pop("own_measures")}
+        values["results"] = _stated(results.pop("measures") | results | own)
+    write_json(run_dir / RUN_JSON, _stated(values | {"data": _stated(values["data"])}))
+
+
+def _stated(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value not in (None, {})}
 
 
 def recorded_runs(models_dir: Path) -> Iterator[tuple[Path, RunRecord]]:
-    """The runs below `models_dir`, their folders and records, by name."""
+    """The runs below `models_dir`, folder and record, by name."""
     for path in sorted(models_dir.rglob(RUN_JSON)):
         if record := read_run(path.parent):
             yield path.parent, record
@@ -188,12 +180,11 @@ def state_of(run_dir: Path, recipe: Recipe | None = None, data: DataRecord | Non
     if record is None:
         return State.NEW
     differing = []
-    if recipe is not None:
-        theirs, ours = asdict(record.recipe), asdict(recipe)
-        differing += [name for name in ours if ours[name] != theirs[name]]
-    if data is not None:
-        theirs, ours = record.data.identity, data.identity
-        differing += [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+    for theirs, ours in (
+        (asdict(record.recipe), asdict(recipe or record.recipe)),
+        (record.data.identity, (data or record.data).identity),
+    ):
+        differing += [name for name in theirs | ours if theirs.get(name) != ours.get(name)]
     if differing:
         raise InputError(
             f"{run_dir}: holds a run with another {', '.join(differing)}; choose another --models-dir or --run-name, "
