@@ -10,7 +10,6 @@ Everything about the run goes to models/<run name>/: weights, history, curves, r
 before the script ends.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 from src.common.cli import Parser, print_settings, run_main
@@ -46,9 +45,10 @@ def main(argv: list[str] | None = None) -> None:
     state = state_of(run_dir, recipe, data.record)
     if state == State.FINISHED and args.resume:
         raise InputError(f"{run_dir}: is finished; start without --resume to train it anew")
-    replaces = "" if state == State.NEW or args.resume else f" (replaces the {state} one)"
+    old = "interrupted" if state == State.TO_RESUME else state
+    replaces = "" if state == State.NEW or args.resume else f" (replaces the {old} one)"
     settings = {
-        "recipe": f"{describe_recipe(recipe, replace(base, name=recipe.name))}, seed {recipe.seed}",
+        "recipe": f"{describe_recipe(recipe, base)}, seed {recipe.seed}",
         "device, precision": machine,
         "run": f"{run_dir}{replaces}",
     }

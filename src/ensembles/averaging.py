@@ -1,4 +1,4 @@
-"""The mean of submissions: the ensemble as the mission asks for it, from CSV files alone.
+"""The mean of submissions, from CSV files alone.
 
 Shapes: N captions, V image width.
 """
