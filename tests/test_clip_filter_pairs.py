@@ -83,17 +83,10 @@ def test_without_flags_it_scores_data_train_and_names_its_files_after_the_share(
     monkeypatch.chdir(tmp_path)
     model = ["--model", str(untrained[0]), "--pretrained", str(untrained[1])]
     clip_filter_pairs.main([*model, "--device", "cpu", "--workers", "0"])
-    scores = Path("data/filtered/train_clip_scores_raw.npy")
-    clip_filter_pairs.main(["--scores-input", str(scores), "--drop-fraction", "0.25"])
-    out = capsys.readouterr().out
-    assert "kept 414 captions" in out
-    assert "kept 345 captions" in out
-    cuts = {
-        f"train_clip_q{share}_from_raw{suffix}"
-        for share in ("0.10", "0.25")
-        for suffix in (".npz", ".keep.npz", ".png")
-    }
-    assert {path.name for path in scores.parent.iterdir()} == {*cuts, scores.name, scores.with_suffix(".json").name}
+    assert "kept 414 captions" in capsys.readouterr().out
+    written = {f"train_clip_q0.10_from_raw{suffix}" for suffix in (".npz", ".keep.npz", ".png")}
+    written |= {"train_clip_scores_raw.npy", "train_clip_scores_raw.json"}
+    assert {path.name for path in Path("data/filtered").iterdir()} == written
 
 
 def test_the_help_tells_the_default_model(capsys):
@@ -107,16 +100,19 @@ def test_the_help_tells_the_default_model(capsys):
 # ------------------------------------------------------------------------------------------------ cutting again
 
 
-def test_cutting_again_needs_no_model(sample, scored, tmp_path, capsys):
+def test_cutting_again_needs_no_model(sample, scored, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    places = ("--input-npz", sample / "train/train.npz", "--images-root", "no images")
     again = ("--scores-input", scored / "scores.npy", "--drop-fraction", "0.25")
-    clip_filter_pairs.main(arguments(NO_MODEL, sample / "train", tmp_path / "out", *again))
+    clip_filter_pairs.main([str(part) for part in (*places, *again)])
     out = capsys.readouterr().out
     assert "of these pairs" in out
     assert "kept 345 captions" in out
-    keep_list = open_keep_list(tmp_path / "out/kept.keep.npz")
+    written = {f"train_clip_q0.25_from_raw{suffix}" for suffix in (".npz", ".keep.npz", ".png")}
+    assert {path.name for path in Path("data/filtered").iterdir()} == written, "named after the share"
+    keep_list = open_keep_list("data/filtered/train_clip_q0.25_from_raw.keep.npz")
     np.testing.assert_array_equal(keep_list.keep, drop_lowest(np.load(scored / "scores.npy"), 0.25))
     assert keep_list.provenance["scores"] == read_json(scored / "scores.json")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"kept.npz", "kept.keep.npz", "kept.png"}
 
 
 def test_scores_of_other_pairs_are_refused(sample, scored, tmp_path):
@@ -148,22 +144,27 @@ def damaged(sample, tmp_path_factory) -> Path:
     return data
 
 
-def test_bad_images_are_an_error_after_all_were_tried_and_can_be_kept_or_dropped_in_another_cut(
-    untrained, damaged, tmp_path
-):
+def test_bad_images_are_an_error_after_all_were_tried_and_can_be_dropped_in_another_cut(untrained, damaged, tmp_path):
     named = r"^2 images \(train_00003\.jpg, train_00050\.jpg\) of 10 captions cannot be .*--scores-input .*scores\.npy"
     with pytest.raises(InputError, match=named):
         clip_filter_pairs.main(arguments(untrained, damaged, tmp_path))
     assert not (tmp_path / "kept.npz").exists()
     assert np.flatnonzero(np.isnan(np.load(tmp_path / "scores.npy"))).tolist() == LOST
     assert pd.read_csv(tmp_path / "scores.bad_images.csv").caption_id.tolist() == LOST
-    for policy, lost_captions_kept in (("keep", 10), ("drop", 0)):
-        again = ("--scores-input", tmp_path / "scores.npy", "--on-bad-image", policy)
-        clip_filter_pairs.main(arguments(NO_MODEL, damaged, tmp_path, *again))
-        keep_list = open_keep_list(tmp_path / "kept.keep.npz")
-        assert (~keep_list.keep).sum() == 46
-        assert keep_list.keep[LOST].sum() == lost_captions_kept
-        assert len(open_pairs(tmp_path / "kept.npz")) == 414
+    again = ("--scores-input", tmp_path / "scores.npy", "--on-bad-image", "drop")
+    clip_filter_pairs.main(arguments(NO_MODEL, damaged, tmp_path, *again))
+    keep_list = open_keep_list(tmp_path / "kept.keep.npz")
+    assert (~keep_list.keep).sum() == 46
+    assert not keep_list.keep[LOST].any()
+    assert len(open_pairs(tmp_path / "kept.npz")) == 414
+
+
+def test_bad_images_can_be_kept(untrained, damaged, tmp_path, capsys):
+    clip_filter_pairs.main(arguments(untrained, damaged, tmp_path, "--on-bad-image", "keep"))
+    assert "10 captions without a score: keep" in capsys.readouterr().out
+    keep_list = open_keep_list(tmp_path / "kept.keep.npz")
+    assert (~keep_list.keep).sum() == 46
+    assert keep_list.keep[LOST].all()
 
 
 def test_bad_images_that_were_put_right_are_scored_with_their_batches_alone(

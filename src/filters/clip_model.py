@@ -20,7 +20,8 @@ from src.common.files import InputError, read_json
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clip:
-    """`preprocess` turns a PIL image into a (3, S, S) float32 tensor, `tokenize` a list of str into (B, L) int64.
+    """`network` is a CLIP or a relative of it: it has encode_image and encode_text. `preprocess` turns a PIL image into
+    a (3, S, S) float32 tensor, `tokenize` a list of str into (B, L) int64.
 
     `identity` tells this model from others by configuration, preprocessing and a hash of the weights, wherever
     they were read from.
