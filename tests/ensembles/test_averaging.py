@@ -7,7 +7,7 @@ import pytest
 
 import ensemble_combine_CSVs_16seeds
 import ensemble_combine_CSVs_all_23seeds
-from src.common.files import InputError
+from src.common.files import InputError, sha256
 from src.data.submissions import read_submission, write_submission
 from src.ensemble import main
 from src.ensembles.averaging import average
@@ -114,7 +114,7 @@ def test_weights_by_mrr_come_from_the_run_that_wrote_the_file(files, tmp_path):
             recipe=BASELINE,
             data=DataRecord(),
             results=Results(measures={"mrr": mrr}),
-            submission=FileRecord.of(file),
+            submission=FileRecord(str(file), sha256(file)),
         )
         write_run(tmp_path / "models" / file.stem, record)
     flags = ("--output", tmp_path / "out.csv", "--models-dir", tmp_path / "models", "--weights", "mrr")
