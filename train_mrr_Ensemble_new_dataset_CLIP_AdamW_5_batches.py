@@ -14,7 +14,8 @@ submission.csv.
 from dataclasses import replace
 from pathlib import Path
 
-from src.common.cli import CLIP_NPZ, TRAIN_NPZ, run_main
+from src.common.cli import run_main
+from src.common.paths import CLIP_NPZ, TRAIN_NPZ
 from src.ensemble import train_members
 from src.ensembles.members import Ensemble
 from src.training.recipe import BASELINE

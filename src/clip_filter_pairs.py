@@ -27,22 +27,14 @@ from typing import Any
 
 import numpy as np
 
-from src.common.cli import (
-    IMAGES_ROOT,
-    TRAIN_NPZ,
-    Parser,
-    add_machine_arguments,
-    positive_int,
-    print_settings,
-    record_arguments,
-    run_main,
-)
+from src.common.cli import Parser, add_machine_arguments, positive_int, print_settings, record_arguments, run_main
 from src.common.files import InputError
+from src.common.paths import FILTERED_DIR, IMAGES_ROOT, TRAIN_NPZ
 from src.data.keep_lists import KeepList, check_output, save_filtered
 from src.data.pairs import Pairs, fingerprint, open_pairs
 from src.filters.cut import cut_value, drop_lowest
 
-SCORES_NPY = Path("data/filtered/train_clip_scores_raw.npy")
+SCORES_NPY = FILTERED_DIR / "train_clip_scores_raw.npy"
 
 
 def main(argv: list[str] | None = None) -> None:

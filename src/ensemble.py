@@ -16,8 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.common.cli import CLIP_NPZ, MODELS_DIR, TRAIN_NPZ, Parser, add_device_argument, print_settings, run_main
+from src.common.cli import Parser, add_device_argument, print_settings, run_main
 from src.common.files import InputError, require_file
+from src.common.paths import CLIP_NPZ, MODELS_DIR, TRAIN_NPZ
 from src.ensembles.members import Ensemble, Member, member_files
 from src.flags import add_job_arguments, add_recipe_arguments, data_paths, override
 from src.training.recipe import RECIPES, describe_recipe, load_recipe

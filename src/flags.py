@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.common.cli import MODELS_DIR, TEST_NPZ, TRAIN_NPZ, add_machine_arguments
+from src.common.cli import add_machine_arguments
+from src.common.paths import MODELS_DIR, TEST_NPZ, TRAIN_NPZ
 from src.training.recipe import OPTIONS, Recipe, flag_of, types_of
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ import csv
 import time
 from pathlib import Path
 
-from src.common.cli import MODELS_DIR, TEST_NPZ, TRAIN_NPZ, Parser, print_settings, run_main
+from src.common.cli import Parser, print_settings, run_main
 from src.common.files import InputError, atomic_path, now, sha256
 from src.common.kaggle import kaggle
+from src.common.paths import MODELS_DIR, TEST_NPZ, TRAIN_NPZ
 from src.data.pairs import embedding_dims, open_test_captions
 from src.data.submissions import check_submission
 from src.training.runs import runs_by_submission

@@ -23,18 +23,9 @@ and, the next time, uses ranks that are there if they are of the same pairs by t
 from dataclasses import replace
 from pathlib import Path
 
-from src.common.cli import (
-    IMAGES_ROOT,
-    MODELS_DIR,
-    TRAIN_NPZ,
-    Parser,
-    add_machine_arguments,
-    positive_int,
-    print_settings,
-    record_arguments,
-    run_main,
-)
+from src.common.cli import Parser, add_machine_arguments, positive_int, print_settings, record_arguments, run_main
 from src.common.files import InputError
+from src.common.paths import FILTERED_DIR, IMAGES_ROOT, MODELS_DIR, TRAIN_NPZ
 from src.flags import add_recipe_arguments, recipe_changes
 from src.training.recipe import COMPACT, flag_of
 
@@ -45,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--images-root", type=Path, default=IMAGES_ROOT, help="folder of the image files, for the report"
     )
-    parser.add_argument("--output-dir", type=Path, default=Path("data/filtered"), help="where everything is written")
+    parser.add_argument("--output-dir", type=Path, default=FILTERED_DIR, help="where everything is written")
     parser.add_argument("--top-k", type=positive_int, default=50, help="the worst rank that is kept")
     parser.add_argument(
         "--weights",

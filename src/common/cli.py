@@ -8,12 +8,6 @@ from typing import Any, NoReturn
 
 from src.common.files import InputError
 
-TRAIN_NPZ = Path("data/train/train.npz")
-TEST_NPZ = Path("data/test/test.clean.npz")
-IMAGES_ROOT = Path("data/train/Images")
-CLIP_NPZ = Path("data/filtered/train_clip_q0.10_from_raw.npz")
-MODELS_DIR = Path("models")
-
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Show defaults in the help, where it does not tell them itself, and the module's docstring as it was typed."""

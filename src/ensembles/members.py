@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from src.common.cli import MODELS_DIR
 from src.common.files import InputError
+from src.common.paths import MODELS_DIR
 from src.training.recipe import Recipe
 from src.training.runs import SUBMISSION, folder_name
 

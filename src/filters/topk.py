@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from src.common.cli import IMAGES_ROOT, MODELS_DIR, TRAIN_NPZ
 from src.common.files import InputError, require_file, sha256
+from src.common.paths import FILTERED_DIR, IMAGES_ROOT, MODELS_DIR, TRAIN_NPZ
 from src.data.keep_lists import KeepList, save_filtered
 from src.data.pairs import fingerprint, open_pairs, save_pairs
 from src.filters.decisions import DROP, KEEP, ReviewDecisions
@@ -27,7 +27,6 @@ from src.training.model import load_translator
 from src.training.recipe import BASELINE, COMPACT, Recipe, describe_recipe
 from src.training.runs import BEST_MRR, DataRecord, folder_name, read_run
 
-OUTPUT_DIR = Path("data/filtered")
 DECISIONS_CSV = "review_decisions.csv"
 
 # K times a model that is soon trained and learns little by heart.
@@ -45,7 +44,7 @@ class TopKFilter:
 
     input_npz: Path = TRAIN_NPZ
     images_root: Path = IMAGES_ROOT
-    output_dir: Path = OUTPUT_DIR
+    output_dir: Path = FILTERED_DIR
     models_dir: Path = MODELS_DIR
     top_k: int = 50
     weights: Path | None = None

@@ -29,6 +29,7 @@ from src.common.files import InputError, now, write_json, write_text
 from src.common.locks import FileLocks
 from src.search.space import Space
 from src.search.strategy import distributions, draw
+from src.training.recipe import recorded_recipe
 from src.training.runs import BEST_LOSS, BEST_MRR, LAST, State, read_run, write_run
 
 JOURNAL, LOCKS, BEST_RECIPE = "journal.log", "search.lock", "best_recipe.json"
@@ -162,6 +163,7 @@ class SearchStore:
         if theirs is None:
             self.study.set_user_attr("settings", ours)
             return
+        theirs |= {"base": asdict(recorded_recipe(theirs["base"]))}  # may be of an older version of this project
         parts = ("base", "data", "choices")  # the choices come last: `base` has the lowest one of what is searched
         before, after = ({**each, **{k: v for part in parts for k, v in each[part].items()}} for each in (theirs, ours))
         differing = [name for name in before | after if name not in parts and before.get(name) != after.get(name)]

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.common.cli import TEST_NPZ, TRAIN_NPZ
 from src.common.files import InputError
+from src.common.paths import TEST_NPZ, TRAIN_NPZ
 from src.data.keep_lists import apply_keep_list
 from src.data.pairs import Pairs, TestCaptions, fingerprint, open_pairs, open_test_captions
 from src.data.splits import in_turns, validation_images

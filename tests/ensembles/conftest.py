@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.common.cli import CLIP_NPZ, TEST_NPZ, TRAIN_NPZ
+from src.common.paths import CLIP_NPZ, TEST_NPZ, TRAIN_NPZ
 from src.data.pairs import TestCaptions, fingerprint, save_pairs, save_test_captions
 from src.training.model import Translator, save_translator
 from src.training.recipe import BASELINE

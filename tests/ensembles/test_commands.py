@@ -6,8 +6,8 @@ import shlex
 import numpy as np
 import pytest
 
-from src.common.cli import TRAIN_NPZ
 from src.common.files import InputError
+from src.common.paths import TRAIN_NPZ
 from src.data.pairs import open_pairs
 from src.data.splits import validation_images
 from src.data.submissions import read_submission, write_submission

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.common.cli import TRAIN_NPZ
 from src.common.files import InputError, read_json, write_json
+from src.common.paths import TRAIN_NPZ
 from src.data.pairs import open_pairs, save_pairs
 from src.data.splits import validation_images
 from src.ensembles.evaluation import comparison, measure_runs, paired_difference

@@ -12,8 +12,8 @@ import src.training.inputs
 import train_mrr_Ensemble_new_dataset_CLIP as clip
 import train_mrr_Ensemble_new_dataset_CLIP_AdamW_5_batches as clip_adamw
 import train_mrr_Ensemble_old_dataset as raw
-from src.common.cli import CLIP_NPZ, TRAIN_NPZ
 from src.common.files import InputError, read_json, write_json
+from src.common.paths import CLIP_NPZ, TRAIN_NPZ
 from src.data.pairs import open_pairs, open_test_captions, save_test_captions
 from src.data.submissions import read_submission
 from src.training.inputs import Part
