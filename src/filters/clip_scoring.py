@@ -116,7 +116,7 @@ def open_scores(path: Path, input_fingerprint: str) -> tuple[np.ndarray, dict[st
     """
     record = require_file(path, "--scores-input takes what --scores-output wrote").with_suffix(".json")
     made = read_json(record) if record.exists() else {}
-    if made and made.get("input_fingerprint") != input_fingerprint:
+    if made and (not isinstance(made, dict) or made.get("input_fingerprint") != input_fingerprint):
         raise InputError(f"{path}: scores of other pairs than these ({input_fingerprint}), says {record}")
     try:
         scores = np.load(path, allow_pickle=False)

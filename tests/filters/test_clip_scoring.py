@@ -164,6 +164,9 @@ def test_scores_read_back_with_their_record(tmp_path):
     assert made == {"input_fingerprint": "0123"}
     with pytest.raises(InputError, match=r"scores\.npy: scores of other pairs than these \(4567\)"):
         open_scores(tmp_path / "scores.npy", "4567")
+    (tmp_path / "scores.json").write_text('["0123"]')
+    with pytest.raises(InputError, match=r"scores\.npy: scores of other pairs"):
+        open_scores(tmp_path / "scores.npy", "0123")
     (tmp_path / "scores.json").unlink()
     assert open_scores(tmp_path / "scores.npy", "4567")[1] == {}, "of which pairs is not recorded"
 
