@@ -6,6 +6,7 @@ another version or a damaged one counts as none; a folder that cannot be written
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +56,8 @@ def write_cache(source: Path, contents: str, arrays: Mapping[str, np.ndarray]) -
         name: np.frombuffer(json.dumps(array.tolist()).encode(), np.uint8) if array.dtype == object else array
         for name, array in arrays.items()
     }
-    try:
-        with atomic_path(cache_path(source)) as temporary:
-            save_file(numbers, temporary, metadata=_metadata(contents))
-    except (OSError, SafetensorError):
-        return
+    with suppress(OSError, SafetensorError), atomic_path(cache_path(source)) as temporary:
+        save_file(numbers, temporary, metadata=_metadata(contents))
 
 
 def _metadata(contents: str) -> dict[str, str]:

@@ -50,7 +50,7 @@ def open_keep_list(path: str | Path) -> KeepList:
         ids = archive.array("captions/ids", rank=1, kind="iu")
         scores = archive.array("captions/scores", rank=1, kind="f")
         keep = archive.array("captions/keep", rank=1, kind="b")
-        text = archive.array("provenance", rank=None, kind="U").item()
+        text = archive.array("provenance", rank=0, kind="U").item()
     if not len(ids) == len(scores) == len(keep):
         raise InputError(f"{path}: has {len(ids)} ids, {len(scores)} scores and {len(keep)} choices; expected as many")
     try:
@@ -72,9 +72,7 @@ def apply_keep_list(pairs: Pairs, path: str | Path) -> Pairs:
     wanted, actual = keep_list.provenance["input_fingerprint"], fingerprint(pairs.source)
     if wanted != actual or not np.array_equal(keep_list.caption_ids, pairs.caption_ids):
         made_for = keep_list.provenance.get("input_npz", "other pairs")
-        raise InputError(
-            f"{path}: was made for other data, {made_for} with fingerprint {wanted}; {pairs.source} has {actual}"
-        )
+        raise InputError(f"{path}: was made for {made_for} ({wanted}); {pairs.source} holds other data ({actual})")
     return pairs.select(keep_list.keep)
 
 

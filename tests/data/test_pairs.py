@@ -7,7 +7,6 @@ import os
 import pickle
 import tracemalloc
 import zipfile
-import zlib
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -126,11 +125,6 @@ def test_what_numpy_writes_is_read(arrays, write, save):
     pairs = open_pairs(path)
     assert_holds(pairs, arrays)
     assert (len(pairs), pairs.num_images, pairs.source) == (N, M, path)
-
-
-def test_deflated_files_are_read_without_isal(arrays, write, monkeypatch):
-    monkeypatch.setattr("src.data.npz.isal_zlib", zlib)
-    assert_holds(open_pairs(write(arrays, save=np.savez_compressed)), arrays)
 
 
 def test_fortran_order_other_byte_orders_and_narrow_integers_are_read(arrays, write):
@@ -337,21 +331,13 @@ def test_metadata_that_disagree_are_named(arrays, write, key):
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("more", [0, 3])
-def test_a_caption_with_no_or_several_images_is_named(arrays, write, order, more):
+@pytest.mark.parametrize("images", [0, 2, M])
+def test_a_caption_with_no_or_several_images_is_named(arrays, write, order, images):
     label = arrays["captions/label"].copy(order)
-    label[4, 2] = False
-    label[5, : 1 + more] = True
-    wrong = "caption 5 several images" if more else "caption 4 no image"
-    label[5, 2] = bool(more)
+    label[4] = np.arange(M) < images
+    label[6] = True
     arrays["captions/label"] = label
-    with pytest.raises(InputError, match=f"captions/label gives {wrong}; expected one"):
-        open_pairs(write(arrays))
-
-
-def test_labels_that_are_all_true_are_refused(arrays, write):
-    arrays["captions/label"][:] = True
-    with pytest.raises(InputError, match="caption 0 several images"):
+    with pytest.raises(InputError, match=f"captions/label gives caption 4 {images} images; expected one"):
         open_pairs(write(arrays))
 
 
