@@ -1,11 +1,10 @@
-"""Invented scenes for the embedded sample: what is in a picture, how it is painted, how people describe it.
+"""Invented scenes for the embedded sample: coloured shapes in front of a background, painted and described.
 
-A scene is one to four coloured shapes in front of a background. `random_scene` invents it, `paint` renders it and
-`describe` says a sentence about it. Each draws from the generator that it is given, so one scene has many pictures
-and many captions. Captions leave facts out, as people's do: several scenes may fit one caption.
+One scene has many pictures and many captions, all drawn from the generator that is given. Captions leave facts out,
+as people's do: several scenes may fit one caption.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from itertools import combinations
 from typing import NamedTuple
 
@@ -80,6 +79,12 @@ _WITH_SETTING = (
     "the background is {setting}, with {content} on it",
     "{setting} background with {content}",
 )
+_PLACES = {  # by whether it is off the middle row, off the middle column
+    (True, True): (" in the {row} {column} corner", " at the {row} {column}", ""),
+    (True, False): (" at the {row}", ""),
+    (False, True): (" on the {column} side", ""),
+    (False, False): (" in the middle", " in the center", ""),
+}
 
 
 class Thing(NamedTuple):
@@ -101,13 +106,11 @@ class Scene(NamedTuple):
 
 def random_scene(rng: np.random.Generator) -> Scene:
     """Invent one scene; the things keep apart, and none of them has the background's tone."""
-    background = _pick(rng, list(_BACKGROUNDS))
+    background = _pick(rng, _BACKGROUNDS)
     unseen = {"white": "white", "dark": "black"}.get(background)
     colours = [colour for colour in _COLOURS if colour != unseen]
-    kinds = [
-        (_pick(rng, list(_SHAPES)), _pick(rng, colours), _pick(rng, list(_SIZES)))
-        for _ in range(rng.choice([1, 2, 3, 4], p=[0.08, 0.42, 0.35, 0.15]))
-    ]
+    count = rng.choice([1, 2, 3, 4], p=[0.08, 0.42, 0.35, 0.15])
+    kinds = [(_pick(rng, _SHAPES), _pick(rng, colours), _pick(rng, _SIZES)) for _ in range(count)]
     if len(kinds) < 3 and rng.random() < 0.4:  # a few of the same, so that there is something to count
         kinds += [kinds[0]] * rng.integers(1, 3)
     scale = 1.0
@@ -115,7 +118,8 @@ def random_scene(rng: np.random.Generator) -> Scene:
         things = []
         for kind in kinds:
             radius = scale * _SIZES[kind[2]][0] * rng.uniform(0.92, 1.08)
-            things.append(Thing(kind, *rng.uniform(radius + 0.02, 0.98 - radius, 2), radius))
+            x, y = rng.uniform(radius + 0.02, 0.98 - radius, 2)
+            things.append(Thing(kind, x, y, radius))
         if all(np.hypot(a.x - b.x, a.y - b.y) > 1.08 * (a.radius + b.radius) for a, b in combinations(things, 2)):
             return Scene(background, _pick(rng, ("plain", "plain", "stripes", "dots")), things)
         scale *= 0.995  # a crowd gets smaller until it fits
@@ -165,7 +169,7 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
     groups = [[thing for thing in scene.things if thing.kind == kind] for kind in kinds]
     order = rng.permutation(len(groups))
     told = [groups[i] for i in order[: max(2, len(order) - (rng.random() < 0.35))]]
-    phrases = [_noun_phrase(*group[0].kind, len(group), rng) for group in told]
+    phrases = [_noun_phrase(group[0].kind, len(group), rng) for group in told]
     setting = ""
     if len(told) == 1 or rng.random() < 0.7:  # a single group says too little alone
         pattern = _pick(rng, _PATTERNS[scene.pattern]) if rng.random() < 0.75 else ""
@@ -187,8 +191,9 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
     return text[0].upper() + text[1:] + _pick(rng, (".", ".", ""))
 
 
-def _noun_phrase(shape: str, colour: str, size: str, count: int, rng: np.random.Generator) -> str:
+def _noun_phrase(kind: tuple[str, str, str], count: int, rng: np.random.Generator) -> str:
     """What people call `count` things of a kind: "a big red star", "two rings"."""
+    shape, colour, size = kind
     words = [_pick(rng, _SIZES[size][1])] if rng.random() < (0.08 if size == "medium" else 0.5) else []
     vague = rng.random()
     if vague > 0.06:
@@ -208,24 +213,19 @@ def _relation(a: Thing, b: Thing, rng: np.random.Generator) -> str:
         return _pick(rng, ("next to", "beside", "near"))
     across, down = b.x - a.x, b.y - a.y
     if abs(across) > abs(down):
-        side = "left" if across > 0 else "right"
-        return _pick(rng, (f"{side} of", f"to the {side} of", f"on the {side} of"))
+        return _pick(rng, ("{} of", "to the {} of", "on the {} of")).format("left" if across > 0 else "right")
     return _pick(rng, ("above", "over", "higher than") if down > 0 else ("below", "under", "underneath"))
 
 
 def _whereabouts(thing: Thing, rng: np.random.Generator) -> str:
     """Where one thing is in the picture: " in the top left corner", or nothing."""
     row, column = ("top", "", "bottom")[int(3 * thing.y)], ("left", "", "right")[int(3 * thing.x)]
-    if row and column:
-        return _pick(rng, (f" in the {row} {column} corner", f" at the {row} {column}", ""))
-    if row or column:
-        return _pick(rng, (f" at the {row}" if row else f" on the {column} side", ""))
-    return _pick(rng, (" in the middle", " in the center", ""))
+    return _pick(rng, _PLACES[row != "", column != ""]).format(row=row, column=column)
 
 
 def _with_article(words: str) -> str:
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
-def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
-    return options[rng.integers(len(options))]
+def _pick(rng: np.random.Generator, options: Collection[str]) -> str:
+    return tuple(options)[rng.integers(len(options))]

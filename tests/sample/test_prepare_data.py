@@ -297,7 +297,7 @@ def test_a_download_of_no_or_several_archives_is_an_error(prepare, challenge, ka
     for i in range(archives):
         (kaggle / f"{i}.zip").write_bytes(zipped(challenge))
     before = contents(with_sample)
-    with pytest.raises(InputError, match=f"`kaggle competitions download -c aml` left {archives} zips"):
+    with pytest.raises(InputError, match=f"the archives hold {archives} files called train.npz"):
         prepare(competition="aml")
     assert contents(with_sample) == before
 
