@@ -73,17 +73,6 @@ class Pairs(TestCaptions):
             image_of_caption=self.image_of_caption[captions],
         )
 
-    def select_images(self, images: np.ndarray) -> "Pairs":
-        """Keep the images of a boolean mask (M,), and their captions."""
-        new_index = np.cumsum(images, dtype=np.int32) - 1
-        kept = self.select(images[self.image_of_caption])
-        return replace(
-            kept,
-            image_of_caption=new_index[kept.image_of_caption],
-            image_names=self.image_names[images],
-            image_embeddings=self.image_embeddings[images],
-        )
-
 
 def open_pairs(path: str | Path, *, cache: bool | None = None) -> Pairs:
     """Open a `train.npz` (or a filtered one). Raises InputError that names the file and what is wrong in it.

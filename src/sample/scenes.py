@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 IMAGE_SIZE = 96  # pixels a side
-_OVERSAMPLING = 3  # painted this much larger and scaled down, for smooth edges
 
 
 def _spokes(count: int, first: float, inner: float = 1.0, width: float = 1.0) -> np.ndarray:
@@ -79,12 +78,6 @@ _WITH_SETTING = (
     "the background is {setting}, with {content} on it",
     "{setting} background with {content}",
 )
-_PLACES = {  # by whether it is off the middle row, off the middle column
-    (True, True): (" in the {row} {column} corner", " at the {row} {column}", ""),
-    (True, False): (" at the {row}", ""),
-    (False, True): (" on the {column} side", ""),
-    (False, False): (" in the middle", " in the center", ""),
-}
 
 
 class Thing(NamedTuple):
@@ -107,8 +100,7 @@ class Scene(NamedTuple):
 def random_scene(rng: np.random.Generator) -> Scene:
     """Invent one scene; the things keep apart, and none of them has the background's tone."""
     background = _pick(rng, _BACKGROUNDS)
-    unseen = {"white": "white", "dark": "black"}.get(background)
-    colours = [colour for colour in _COLOURS if colour != unseen]
+    colours = [colour for colour in _COLOURS if (background, colour) not in (("white", "white"), ("dark", "black"))]
     count = rng.choice([1, 2, 3, 4], p=[0.08, 0.42, 0.35, 0.15])
     kinds = [(_pick(rng, _SHAPES), _pick(rng, colours), _pick(rng, _SIZES)) for _ in range(count)]
     if len(kinds) < 3 and rng.random() < 0.4:  # a few of the same, so that there is something to count
@@ -127,7 +119,7 @@ def random_scene(rng: np.random.Generator) -> Scene:
 
 def paint(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """The scene as a picture, (IMAGE_SIZE, IMAGE_SIZE, 3) uint8: shaded things with soft shadows, slightly grainy."""
-    side = IMAGE_SIZE * _OVERSAMPLING
+    side = 3 * IMAGE_SIZE  # scaled down in the end, for smooth edges
     rows, columns = np.mgrid[:side, :side] / side
     tone = np.array(_BACKGROUNDS[scene.background][0]) + rng.normal(0, 4, 3)
     shade = rng.uniform(-14, 14) * (rows - 0.5) + rng.uniform(-14, 14) * (columns - 0.5)
@@ -220,7 +212,11 @@ def _relation(a: Thing, b: Thing, rng: np.random.Generator) -> str:
 def _whereabouts(thing: Thing, rng: np.random.Generator) -> str:
     """Where one thing is in the picture: " in the top left corner", or nothing."""
     row, column = ("top", "", "bottom")[int(3 * thing.y)], ("left", "", "right")[int(3 * thing.x)]
-    return _pick(rng, _PLACES[row != "", column != ""]).format(row=row, column=column)
+    if row and column:
+        return _pick(rng, (f" in the {row} {column} corner", f" at the {row} {column}", ""))
+    if row or column:
+        return _pick(rng, (f" at the {row}" if row else f" on the {column} side", ""))
+    return _pick(rng, (" in the middle", " in the center", ""))
 
 
 def _with_article(words: str) -> str:

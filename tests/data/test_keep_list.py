@@ -158,5 +158,5 @@ def test_damaged_missing_and_foreign_files_are_refused(raw, tmp_path):
             open_keep_list(path)
     with pytest.raises(InputError, match="no such file"):
         open_keep_list(tmp_path / "absent.keep.npz")
-    with pytest.raises(InputError, match=r"raw\.npz: not a keep-list"):
+    with pytest.raises(InputError, match=r"raw\.npz: has no key 'captions/keep'"):
         open_keep_list(raw.source)

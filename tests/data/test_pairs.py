@@ -192,17 +192,6 @@ def test_captions_are_selected_by_mask_or_index_and_all_images_stay(arrays, writ
     assert (len(again), again.num_images) == (3, M)
 
 
-def test_images_are_selected_with_their_captions(arrays, write):
-    pairs = open_pairs(write(arrays))
-    chosen = pairs.select_images(np.array([True, True, False, True]))
-    assert chosen.image_names.tolist() == ["d.jpg", "c.jpg", "ä.jpg"]
-    assert chosen.caption_ids.tolist() == [-1, 7, 2**40, 0]
-    assert chosen.image_of_caption.tolist() == [0, 0, 2, 0]
-    assert chosen.image_of_caption.dtype == np.int32
-    assert (chosen.image_embeddings == arrays["images/embeddings"][[0, 1, 3]]).all()
-    assert (chosen.text_embeddings == arrays["captions/embeddings"][[1, 2, 3, 6]]).all()
-
-
 TEST_KEYS = [
     "metadata/num_captions",
     "metadata/embedding_dim_text",

@@ -16,7 +16,7 @@ from src.data.pairs import open_pairs, open_test_captions, save_pairs, save_test
 from src.sample import dataset
 from src.sample.dataset import is_sample
 from src.sample.prepare import main
-from tests.conftest import assert_input_error
+from tests.conftest import assert_input_error, select_images
 from tests.sample.conftest import contents
 
 WANTED = ["test/test.clean.npz", "train/Images/a.jpg", "train/captions.txt", "train/train.npz"]
@@ -26,7 +26,7 @@ WANTED = ["test/test.clean.npz", "train/Images/a.jpg", "train/captions.txt", "tr
 def challenge(made, tmp_path_factory) -> dict[str, bytes]:
     """Stand-ins for the challenge's files, by their path below data/."""
     folder = tmp_path_factory.mktemp("challenge")
-    save_pairs(open_pairs(made / "train/train.npz").select_images(np.arange(28) < 3), folder / "train.npz")
+    save_pairs(select_images(open_pairs(made / "train/train.npz"), np.arange(28) < 3), folder / "train.npz")
     save_test_captions(open_test_captions(made / "test/test.clean.npz"), folder / "test.clean.npz")
     npz = {name: (folder / Path(name).name).read_bytes() for name in ("train/train.npz", "test/test.clean.npz")}
     return npz | {"train/captions.txt": b"image,caption\n", "train/Images/a.jpg": b"a picture"}
