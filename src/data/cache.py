@@ -1,7 +1,7 @@
 """Arrays kept beside the file that they were read from, so that opening it again is a memory map.
 
-`train.npz` gets `train.npz.cache`, a safetensors file that is safe to delete at any time. A cache of other contents, of
-another version or a damaged one counts as none; a folder that cannot be written to gets none.
+`train.npz` gets `train.npz.cache`, a safetensors file that is safe to delete. A cache of other contents, of another
+version or a damaged one counts as none; a folder that cannot be written to gets none.
 """
 
 import json

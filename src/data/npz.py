@@ -4,7 +4,6 @@ Different threads may read different members of one archive at once. Pickled obj
 with a file is an InputError that names the file and the member.
 """
 
-import hashlib
 import math
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -50,11 +49,6 @@ class NpzReader(zipfile.ZipFile):
 
     def error(self, key: str, what: str) -> InputError:
         return InputError(f"{self.filename}: {key} {what}")
-
-    def fingerprint(self) -> str:
-        """16 hex digits that identify the contents, from the CRC-32 and size that the archive keeps of each member."""
-        members = sorted((item.filename, item.file_size, item.CRC) for item in self.infolist())
-        return hashlib.sha256(repr(members).encode()).hexdigest()[:16]
 
     def header(self, key: str, *, rank: int, kind: str) -> Header:
         with self._open_member(key) as member:
@@ -102,8 +96,9 @@ class NpzReader(zipfile.ZipFile):
         except InputError:
             raise
         except Exception as error:  # zipfile, the inflater and NumPy's parser raise a dozen kinds for damaged bytes
-            reason = str(error) or "it ends early"
-            raise self.error(key, f"is damaged, encrypted or not a NumPy array ({reason})") from error
+            raise self.error(
+                key, f"is damaged, encrypted or no NumPy array ({str(error) or 'it ends early'})"
+            ) from error
 
 
 class _Member:

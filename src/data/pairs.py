@@ -1,12 +1,12 @@
 """The challenge's caption-image pairs: open, select and save `train.npz`; open and save `test.clean.npz`.
 
-Shapes: N captions, M images, T text width, V image width.
+The file labels each caption with a boolean row, 3.1 GB at the challenge's size. That matrix is never held: its rows
+are streamed, each becoming one int32 image index, and streamed out again on saving.
 
-The file labels each caption with a boolean row of length M: 3.1 GB at the challenge's size. That matrix is
-never held: its rows are streamed from the archive, each becoming one int32 image index, and streamed out again
-on saving.
+Shapes: N captions, M images, T text width, V image width.
 """
 
+import hashlib
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -49,11 +49,8 @@ class TestCaptions:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pairs(TestCaptions):
-    """Captions and the image of each.
-
-    image_of_caption (N,) int32, an index into the images; image_names (M,) object array of str; image_embeddings (M, V)
-    float32. An image may have no caption.
-    """
+    """Captions and the image of each; an image may have none. image_of_caption (N,) int32, an index into the images;
+    image_names (M,) object array of str; image_embeddings (M, V) float32."""
 
     image_of_caption: np.ndarray
     image_names: np.ndarray
@@ -65,13 +62,8 @@ class Pairs(TestCaptions):
 
     def select(self, captions: np.ndarray) -> "Pairs":
         """Keep the captions of a boolean mask (N,) or of an index array, in its order; all images stay."""
-        return replace(
-            self,
-            caption_ids=self.caption_ids[captions],
-            caption_texts=self.caption_texts[captions],
-            text_embeddings=self.text_embeddings[captions],
-            image_of_caption=self.image_of_caption[captions],
-        )
+        of_captions = (*TEST_ARRAYS, "image_of_caption")
+        return replace(self, **{field: getattr(self, field)[captions] for field in of_captions})
 
 
 def open_pairs(path: str | Path, *, cache: bool | None = None) -> Pairs:
@@ -98,29 +90,26 @@ def open_test_captions(path: str | Path) -> TestCaptions:
 
 
 def embedding_dims(path: str | Path) -> dict[str, int]:
-    """The widths of a data file's embeddings, {"text": T, "image": V}, read from the headers alone.
-
-    A `test.clean.npz` has no "image". Raises InputError as `open_pairs` does.
-    """
+    """The widths of a file's embeddings, {"text": T, "image": V}, by its headers; a `test.clean.npz` has no "image"."""
     keys = {"text": "captions/embeddings", "image": "images/embeddings"}
     with open_npz(path) as archive:
         return {name: archive.header(key, rank=2, kind="f").shape[1] for name, key in keys.items() if key in archive}
 
 
 def fingerprint(path: str | Path) -> str:
-    """16 hex digits that identify a data file's contents. Costs about a millisecond whatever its size."""
+    """16 hex digits that identify a file's contents, by the size and CRC-32 that the archive lists for each member."""
     with open_npz(path) as archive:
-        return archive.fingerprint()
+        members = sorted((item.filename, item.file_size, item.CRC) for item in archive.infolist())
+    return hashlib.sha256(repr(members).encode()).hexdigest()[:16]
 
 
 def save_pairs(pairs: Pairs, path: str | Path) -> None:
     """Save in the challenge's layout, the (N, M) label matrix streamed row by row; whole or not at all."""
-    shape = (len(pairs), pairs.num_images)
     with create_npz(path) as archive:
         _write_captions(archive, pairs)
         archive.array("metadata/num_images", np.array([pairs.num_images]))
         archive.array("metadata/embedding_dim_image", np.array([pairs.image_embeddings.shape[1]]))
-        archive.blocks("captions/label", shape, np.dtype(bool), _label_blocks(pairs.image_of_caption, pairs.num_images))
+        archive.blocks("captions/label", (len(pairs), pairs.num_images), np.dtype(bool), _label_blocks(pairs))
         archive.array("images/names", pairs.image_names.astype(str))
         archive.array("images/embeddings", pairs.image_embeddings)
 
@@ -139,12 +128,12 @@ def _write_captions(archive: NpzWriter, captions: TestCaptions) -> None:
     archive.array("captions/embeddings", captions.text_embeddings)
 
 
-def _label_blocks(image_of_caption: np.ndarray, num_images: int) -> Iterator[np.ndarray]:
+def _label_blocks(pairs: Pairs) -> Iterator[np.ndarray]:
     """The rows of the label matrix, some BLOCK_BYTES at a time."""
-    rows = max(1, BLOCK_BYTES // num_images)
-    for start in range(0, len(image_of_caption), rows):
-        images = image_of_caption[start : start + rows]
-        labels = np.zeros((len(images), num_images), np.bool_)
+    rows = max(1, BLOCK_BYTES // pairs.num_images)
+    for start in range(0, len(pairs), rows):
+        images = pairs.image_of_caption[start : start + rows]
+        labels = np.zeros((len(images), pairs.num_images), np.bool_)
         labels[np.arange(len(images)), images] = True
         yield labels
 

@@ -91,9 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     competition = os.environ.get("KAGGLE_COMPETITION", "")
     train = args.data_dir / "train/train.npz"
     if train.exists() and not is_sample(args.data_dir):
-        asked = args.zip or competition or args.scale is not None or args.seed is not None
-        hint = f"; to replace it, move {train.parent} away first" if asked else ""
-        print(f"{train}: there already, left as it is{hint}")
+        print(f"{train}: there already, left as it is; to replace it, move {train.parent} away first")
     elif args.zip or competition:
         unpack_challenge(args.data_dir, args.zip, competition)
     else:

@@ -81,9 +81,9 @@ _WITH_SETTING = (
 
 
 class Thing(NamedTuple):
-    """Its kind (shape, colour, size); centre `x`, `y` and `radius` in parts of the picture's side, y downwards."""
+    """Its centre and radius are in parts of the picture's side, y downwards."""
 
-    kind: tuple[str, str, str]
+    kind: tuple[str, str, str]  # shape, colour, size
     x: float
     y: float
     radius: float

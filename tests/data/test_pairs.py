@@ -456,7 +456,7 @@ def npy_header(shape):
 @pytest.mark.parametrize(
     ("member", "message"),
     [
-        (b"no array", "is damaged, encrypted or not a NumPy array"),
+        (b"no array", "is damaged, encrypted or no NumPy array"),
         (npy_header((N, T)) + bytes(4 * N * T - 4), r"has shape \(7, 5\) and dtype float32 but holds 136 bytes"),
         (npy_header((N, T)) + bytes(4 * N * T + 4), r"has shape \(7, 5\) and dtype float32 but holds 144 bytes"),
         (npy_header((-N, -T)) + bytes(4 * N * T), r"has shape \(-7, -5\) and dtype float32 but holds 140 bytes"),
@@ -475,7 +475,7 @@ def test_other_compressions_are_read(write_members, arrays, compression):
 @pytest.mark.parametrize(
     ("flag", "name", "message"),
     [
-        (0x0001, b"captions/ids", r"captions/ids is damaged, encrypted or not a NumPy array \(.* is encrypted"),
+        (0x0001, b"captions/ids", r"captions/ids is damaged, encrypted or no NumPy array \(.* is encrypted"),
         (0x0800, b"captions/\xff\xff\xff", "not an NPZ file, or a truncated or damaged one"),  # no UTF-8
     ],
 )

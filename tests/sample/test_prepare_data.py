@@ -133,7 +133,6 @@ def test_a_second_call_changes_nothing(prepare, challenge, write_zips, data_dir)
     prepare(*zips)
     times = {path: path.stat().st_mtime_ns for path in data_dir.rglob("*")}
     assert "train.npz: there already, left as it is; to replace it, move" in prepare(*zips)
-    assert "train.npz: there already, left as it is\n" in prepare()
     assert {path: path.stat().st_mtime_ns for path in data_dir.rglob("*")} == times
 
 
@@ -145,7 +144,6 @@ def test_data_that_are_there_are_left_unread(prepare, challenge, write_zips, dat
     zips = write_zips(*LAYOUTS["two flat"](challenge)) if how == "zips" else []
     output = prepare(*zips, competition="none" if how == "kaggle" else None, **{"seed": 0} if how == "seed" else {})
     assert "left as it is" in output
-    assert ("to replace it" in output) == (how != "nothing")
     assert contents(data_dir) == {"train/train.npz": b"mine"}
 
 
