@@ -58,8 +58,9 @@ class NpzReader(zipfile.ZipFile):
             shape, dtype = header.shape, header.dtype
             if dtype.hasobject:
                 raise self.error(key, "holds Python objects, which are never loaded; save it as plain numbers or text")
-            if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != member.left:
-                raise self.error(key, f"has shape {shape} and dtype {dtype} but holds {member.left} bytes")
+            size = self.getinfo(f"{key}.npy").file_size - member.tell()
+            if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size:
+                raise self.error(key, f"has shape {shape} and dtype {dtype} but holds {size} bytes")
             if dtype.kind not in kind or (kind == "f" and dtype.itemsize != 4):
                 raise self.error(key, f"has dtype {dtype}; expected {KINDS[kind]}")
             if len(shape) != rank and not (rank == 0 and shape == (1,)):
@@ -80,44 +81,35 @@ class NpzReader(zipfile.ZipFile):
         row_bytes = math.prod(row_shape) * dtype.itemsize
         rows = max(1, BLOCK_BYTES // max(1, row_bytes))
         with self._open_member(key) as member:
-            member.read(member.left - length * row_bytes)  # the header
+            member.read(self.getinfo(f"{key}.npy").file_size - length * row_bytes)  # the header
             for start in range(0, length, rows):
                 count = min(rows, length - start)
                 yield np.frombuffer(member.read(count * row_bytes), dtype).reshape(count, *row_shape)
 
     @contextmanager
-    def _open_member(self, key: str) -> Iterator["_Member"]:
+    def _open_member(self, key: str) -> Iterator[IO[bytes]]:
         if key not in self:
             raise InputError(f"{self.filename}: has no key {key!r}")
-        info = self.getinfo(f"{key}.npy")
+        info, crc = self.getinfo(f"{key}.npy"), 0
+
+        def update_crc(data: bytes) -> None:
+            nonlocal crc
+            crc = isal_zlib.crc32(data, crc)
+            if member._eof and crc != info.CRC:  # type: ignore[attr-defined]
+                raise zipfile.BadZipFile("bad CRC-32")
+
         try:
             with self.open(info) as member:
-                yield _Member(member, info)
+                # zipfile offers no choice of its inflater and checksum. Should it rename these, its own do the work.
+                if info.compress_type == zipfile.ZIP_DEFLATED:
+                    member._decompressor = isal_zlib.decompressobj(-15)  # type: ignore[attr-defined]
+                member._update_crc = update_crc  # type: ignore[attr-defined]
+                yield member
         except InputError:
             raise
         except Exception as error:  # zipfile, the inflater and NumPy's parser raise a dozen kinds for damaged bytes
-            raise self.error(
-                key, f"is damaged, encrypted or no NumPy array ({str(error) or 'it ends early'})"
-            ) from error
-
-
-class _Member:
-    """A member's bytes as NumPy reads them; `left`: how many there still are."""
-
-    def __init__(self, member: IO[bytes], info: zipfile.ZipInfo) -> None:
-        # zipfile offers no choice of its inflater and checksum. Should it rename these attributes, its own do the work.
-        if info.compress_type == zipfile.ZIP_DEFLATED:
-            member._decompressor = isal_zlib.decompressobj(-15)  # type: ignore[attr-defined]
-        member._expected_crc = None  # type: ignore[attr-defined]
-        self._member, self._crc, self._expected_crc, self.left = member, 0, info.CRC, info.file_size
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._member.read(size)
-        self._crc = isal_zlib.crc32(data, self._crc)
-        self.left -= len(data)
-        if not self.left and self._crc != self._expected_crc:
-            raise zipfile.BadZipFile("bad CRC-32")
-        return data
+            reason = str(error) or "it ends early"
+            raise self.error(key, f"is damaged, encrypted or no NumPy array ({reason})") from error
 
 
 @contextmanager
