@@ -27,10 +27,6 @@ CAPTIONS_PER_IMAGE = 5
 SWAPPED_SHARE = 0.1
 SAMPLE_VERSION = 1  # raise it when the same scale and seed give other files than before
 MARKER = "SAMPLE.json"  # tells which sample a folder holds, and a hash of each file that was made
-SIZES = (
-    "{train_images} training images with {train_captions} captions, {swapped_captions} of them swapped; "
-    "{test_captions} test captions"
-)
 FILES = (
     "train/train.npz",
     "train/captions.txt",
@@ -73,7 +69,11 @@ def make_sample(data_dir: Path, scale: float | None = None, seed: int | None = N
             for name in FILES:
                 (data_dir / name).parent.mkdir(exist_ok=True)
                 (part / name).rename(data_dir / name)
-    print(f"{data_dir}: {done} (scale {scale:g}, seed {seed}: {SIZES.format(**marker)})")
+    print(
+        f"{data_dir}: {done} (scale {scale:g}, seed {seed}: {marker['train_images']} training images with "
+        f"{marker['train_captions']} captions, {marker['swapped_captions']} of them swapped; "
+        f"{marker['test_captions']} test captions)"
+    )
 
 
 def is_sample(data_dir: Path) -> bool:

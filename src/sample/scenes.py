@@ -81,20 +81,16 @@ _WITH_SETTING = (
 
 
 class Thing(NamedTuple):
-    """Its centre and radius are in parts of the picture's side, y downwards."""
-
     kind: tuple[str, str, str]  # shape, colour, size
-    x: float
+    x: float  # of its centre, as all of these in parts of the picture's side, y downwards
     y: float
     radius: float
 
 
 class Scene(NamedTuple):
-    """A background colour, its pattern, and one to four things that do not touch."""
-
     background: str
     pattern: str
-    things: list[Thing]
+    things: list[Thing]  # of one to four kinds, none touches another
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
