@@ -24,10 +24,8 @@ def cache_path(source: Path) -> Path:
 
 
 def read_cache(source: Path, contents: str) -> dict[str, np.ndarray] | None:
-    """The arrays that were kept of `source` when `contents` was its fingerprint, or None.
-
-    Numbers are mapped copy-on-write: read when used, shared between processes, and a change stays in this process.
-    """
+    """The arrays that were kept of `source` when `contents` was its fingerprint, or None. Numbers are mapped
+    copy-on-write: read when used, shared between processes, and a change stays in this process."""
     arrays = {}
     try:
         with safe_open(cache_path(source), framework="numpy") as checked:  # that header and length of the file agree
@@ -48,10 +46,8 @@ def read_cache(source: Path, contents: str) -> dict[str, np.ndarray] | None:
 
 
 def write_cache(source: Path, contents: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Keep `arrays` of `source`, in place of what was kept before; do nothing where that is impossible.
-
-    They are contiguous and hold int64, int32, float32 or, as objects, str: the latter are kept as a JSON list.
-    """
+    """Keep contiguous arrays of int64, int32, float32 or, as objects, str (a JSON list) in place of what was kept of
+    `source` before; do nothing where that is impossible."""
     numbers = {
         name: np.frombuffer(json.dumps(array.tolist()).encode(), np.uint8) if array.dtype == object else array
         for name, array in arrays.items()

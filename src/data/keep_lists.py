@@ -22,10 +22,8 @@ from src.data.pairs import Pairs, fingerprint, save_pairs
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KeepList:
-    """caption_ids (N,) int64; scores (N,) float32, NaN where there is none; keep (N,) bool.
-
-    provenance is what JSON can hold, at least {"input_fingerprint": str, "higher_is_better": bool}.
-    """
+    """caption_ids (N,) int64; scores (N,) float32, NaN where there is none; keep (N,) bool; provenance is what JSON can
+    hold, at least {"input_fingerprint": str, "higher_is_better": bool}."""
 
     caption_ids: np.ndarray
     scores: np.ndarray

@@ -40,8 +40,8 @@ def open_npz(path: str | Path, hint: str = "") -> "NpzReader":
 class NpzReader(zipfile.ZipFile):
     """The members of an archive, by key: the member's name without `.npy`.
 
-    `rank` and `kind` say what the caller expects, else InputError. rank: 0 (one number, of shape () or (1,)), 1 or 2.
-    kind: "iu" any integer, "f" float32, "U" unicode text, "b" bool.
+    `rank` and `kind` say what the caller expects, else InputError. rank: 0 (one number, of shape () or (1,)), 1 or 2;
+    kind: one of KINDS.
     """
 
     def __contains__(self, key: str) -> bool:

@@ -69,8 +69,8 @@ class Pairs(TestCaptions):
 def open_pairs(path: str | Path, *, cache: bool | None = None) -> Pairs:
     """Open a `train.npz` (or a filtered one). Raises InputError that names the file and what is wrong in it.
 
-    With `cache`, the arrays are kept in `train.npz.cache`, about as large as the file: the next time they are mapped
-    from there, as long as the file is the same. None: where the file is larger than CACHE_FROM_BYTES.
+    With `cache`, or without a choice if the file is larger than CACHE_FROM_BYTES, the arrays are kept in
+    `train.npz.cache`, about as large: the next time they are mapped from there, as long as the file is the same.
     """
     path = require_file(path, HINT)
     if cache is None:

@@ -101,8 +101,8 @@ def _excerpt(text: bytes) -> str:
 
 
 def check_submission(path: str | Path, test: TestCaptions, image_dim: int | None) -> list[str]:
-    """Notes on what is allowed but odd in a CSV that shall predict `test`, and images of width `image_dim` if known.
-    Raises InputError for what Kaggle would refuse."""
+    """Check a CSV against the captions to predict and, if known, the width of the images. Returns notes on what is
+    allowed but odd. Raises InputError for what Kaggle would refuse."""
     submission = read_submission(path)
     embeddings = submission.aligned(test.caption_ids)
     width = embeddings.shape[1]

@@ -91,10 +91,8 @@ def remove_sample(data_dir: Path) -> None:
 
 
 def _inspect(data_dir: Path) -> tuple[dict[str, Any], list[str], list[str]]:
-    """The marker; those of FILES that are there exactly as it says; those that are there but were not made here.
-
-    An empty folder is not there. Raises InputError for a marker that was not written here.
-    """
+    """The marker; those of FILES that are there exactly as it says; those that are there but were not made here. An
+    empty folder is not there. Raises InputError for a marker that was not written here."""
     path = data_dir / MARKER
     marker = read_json(path) if path.exists() else {"files": {}}
     if not isinstance(marker, dict) or not isinstance(marker.get("files"), dict):
@@ -145,9 +143,7 @@ def _write_test(folder: Path, num_images: int, seed: int) -> dict[str, int]:
 
 def _invent(folder: Path, num_images: int, order: np.ndarray, seed: int) -> Pairs:
     """Invent scenes with len(order) / num_images captions each, in that order; the pictures go to <folder>/Images.
-
-    Returns the captions with the images that they were written for.
-    """
+    Returns the captions with the images that they were written for."""
     images = folder / "Images"
     images.mkdir(parents=True)
     captions_per_image = len(order) // num_images

@@ -82,7 +82,7 @@ _WITH_SETTING = (
 
 class Thing(NamedTuple):
     kind: tuple[str, str, str]  # shape, colour, size
-    x: float  # of its centre, as all of these in parts of the picture's side, y downwards
+    x: float  # of the centre; all three in parts of the picture's side, y downwards
     y: float
     radius: float
 
@@ -90,7 +90,7 @@ class Thing(NamedTuple):
 class Scene(NamedTuple):
     background: str
     pattern: str
-    things: list[Thing]  # of one to four kinds, none touches another
+    things: list[Thing]  # one to four that do not touch
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
