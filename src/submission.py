@@ -42,7 +42,8 @@ def main(argv: list[str] | None = None) -> None:
     submit.add_argument("--wait", type=float, default=60, help="seconds to wait for the score")
     args = parser.parse_args(argv)
     if args.command == "scores":
-        print(f"{args.log}: {fill_scores(args.log, args.competition)} scores filled in")
+        rows = fill_scores(args.log, args.competition)
+        print(f"{args.log}: {sum(bool(row['score']) for row in rows)} of {len(rows)} scores are known")
         return
     test = open_test_captions(args.test_npz)
     image_dim = embedding_dims(args.train_npz).get("image") if args.train_npz.exists() else None
@@ -72,31 +73,29 @@ def wait_for_score(log: Path, competition: str, seconds: float) -> str:
     """Ask every few seconds until the last row of `log` has its score. Returns the score, "" after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
-        fill_scores(log, competition)
-        score = _read_log(log)[-1]["score"]
+        score = fill_scores(log, competition)[-1]["score"]
         if score or time.monotonic() + POLL_SECONDS > deadline:
             return score
         time.sleep(POLL_SECONDS)
 
 
-def fill_scores(log: Path, competition: str) -> int:
-    """Enter the public scores that `log` lacks, or "error" for what Kaggle could not score. Returns how many."""
+def fill_scores(log: Path, competition: str) -> list[dict[str, str]]:
+    """Enter the public scores that `log` lacks, or "error" for what Kaggle could not score. Returns its rows."""
     rows = _read_log(log)
     ours = [row for row in rows if row["competition"] == competition]
-    theirs = _listing(competition) if ours else []
-    filled = 0
+    if not ours:
+        return rows
+    theirs = _listing(competition)
     for key in {(Path(row["file"]).name, row["message"]) for row in ours}:
         sent = [row for row in ours if (Path(row["file"]).name, row["message"]) == key]
         listed = [entry for entry in theirs if (entry["fileName"], entry["description"]) == key]
         # The listing may still lack the last one that was sent, or have older ones that the log lacks.
         for row, entry in zip(sent, listed[-len(sent) :], strict=False):
             score = "error" if "error" in entry["status"].lower() else entry["publicScore"]
-            if not row["score"] and score not in ("", "None"):
-                row["score"] = score
-                filled += 1
-    if filled:
-        _write_log(log, rows)
-    return filled
+            if score != "None":
+                row["score"] = row["score"] or score
+    _write_log(log, rows)
+    return rows
 
 
 def _listing(competition: str) -> list[dict[str, str]]:

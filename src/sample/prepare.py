@@ -26,8 +26,8 @@ from src.sample.dataset import is_sample, make_sample, remove_sample
 
 
 def unpack_challenge(data_dir: Path, zips: list[Path], competition: str) -> None:
-    """Unpack `zips`, or what Kaggle has for `competition` if there are none; a sample gives way. Raises InputError, with
-    everything left as it was, if the archives lack a file of the challenge or have a damaged one."""
+    """Unpack `zips`, or what Kaggle has for `competition` if there are none; a sample gives way. Raises InputError,
+    with everything left as it was, if the archives lack or damage a file of the challenge."""
     data_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unpacked.", dir=data_dir) as temporary:
         folder = Path(temporary)
