@@ -4,11 +4,11 @@
     python -m src.submission submit submission_mrr_baseline.csv --competition <slug> --message "baseline, seed 43"
     python -m src.submission scores --competition <slug>       # fill in the scores that were not known yet
 
-The table, submissions.csv, has one row for each file sent: when, which file with which contents, of which run, and
-its score.
+The table, submissions.csv, has one row for each file sent: when, which contents, of which run, and its score.
 """
 
 import csv
+import itertools
 import time
 from pathlib import Path
 
@@ -42,16 +42,16 @@ def main(argv: list[str] | None = None) -> None:
     submit.add_argument("--models-dir", type=Path, default=MODELS_DIR, help="where to look for the run it came from")
     submit.add_argument("--wait", type=float, default=60, help="seconds to wait for the score")
     args = parser.parse_args(argv)
-
     if args.command == "scores":
-        print(f"{args.log}: {fill_scores(args.log, args.competition)} scores filled in")
+        rows = fill_scores(args.log, args.competition)
+        print(f"{args.log}: {sum(bool(row['score']) for row in rows)} of {len(rows)} scores are known")
         return
     test = open_test_captions(args.test_npz)
     image_dim = embedding_dims(args.train_npz).get("image") if args.train_npz.exists() else None
     notes = check_submission(args.file, test, image_dim)
-    size = f"{args.file.stat().st_size / 1e6:.1f} MB"
-    noted = {f"note {number}": note for number, note in enumerate(notes, 1)}
-    print_settings(f"ok: {args.file} ({size}) has all {len(test)} test captions of {args.test_npz}", noted)
+    megabytes = args.file.stat().st_size / 1e6
+    title = f"ok: {args.file} ({megabytes:.1f} MB) has all {len(test)} test captions of {args.test_npz}"
+    print_settings(title, {f"note {number}": note for number, note in enumerate(notes, 1)})
     if args.command == "submit":
         send(args.file, args.competition, args.message, args.log, args.models_dir)
         print(f"sent to {args.competition}, logged in {args.log}", flush=True)
@@ -74,42 +74,38 @@ def wait_for_score(log: Path, competition: str, seconds: float) -> str:
     """Ask every few seconds until the last row of `log` has its score. Returns the score, "" after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
-        fill_scores(log, competition)
-        score = _read_log(log)[-1]["score"]
+        score = fill_scores(log, competition)[-1]["score"]
         if score or time.monotonic() + POLL_SECONDS > deadline:
             return score
         time.sleep(POLL_SECONDS)
 
 
-def fill_scores(log: Path, competition: str) -> int:
-    """Enter the public scores that `log` lacks, or "error" for what Kaggle could not score. Returns how many."""
+def fill_scores(log: Path, competition: str) -> list[dict[str, str]]:
+    """Enter the public scores that `log` lacks, or "error" for what Kaggle could not score. Returns its rows."""
     rows = _read_log(log)
     ours = [row for row in rows if row["competition"] == competition]
-    theirs = _oldest_first(kaggle("submissions", "-c", competition, "--csv")) if ours else []
-    filled = 0
+    if not ours:
+        return rows
+    theirs = _listing(competition)
     for key in {(Path(row["file"]).name, row["message"]) for row in ours}:
         sent = [row for row in ours if (Path(row["file"]).name, row["message"]) == key]
         listed = [entry for entry in theirs if (entry["fileName"], entry["description"]) == key]
-        # The same name and message sent twice: the first of the log is the first of the listing, which may still
-        # lack the last, or have older ones that the log lacks.
+        # The listing may still lack the last one that was sent, or have older ones that the log lacks.
         for row, entry in zip(sent, listed[-len(sent) :], strict=False):
             score = "error" if "error" in entry["status"].lower() else entry["publicScore"]
-            if not row["score"] and score not in ("", "None"):
-                row["score"] = score
-                filled += 1
-    if filled:
-        _write_log(log, rows)
-    return filled
+            if score != "None":
+                row["score"] = row["score"] or score
+    _write_log(log, rows)
+    return rows
 
 
-def _oldest_first(output: str) -> list[dict[str, str]]:
-    """The table that `kaggle competitions submissions --csv` prints, below any remarks, newest first."""
-    lines = output.splitlines()
-    start = next((number for number, line in enumerate(lines) if "fileName" in line), len(lines))
-    listing = list(csv.DictReader(lines[start:]))
-    if listing and not {"description", "status", "publicScore"} <= listing[0].keys():
-        raise InputError(f"`kaggle competitions submissions` gave a table without the score: {lines[start]}")
-    return listing[::-1]
+def _listing(competition: str) -> list[dict[str, str]]:
+    """What was submitted, the oldest first: the table that the Kaggle CLI prints below any remarks, turned over."""
+    lines = kaggle("submissions", "-c", competition, "--csv").splitlines()
+    table = list(csv.DictReader(itertools.dropwhile(lambda line: "fileName" not in line, lines)))
+    if table and not {"description", "status", "publicScore"} <= table[0].keys():
+        raise InputError(f"`kaggle competitions submissions` gave a table without the score: {', '.join(table[0])}")
+    return table[::-1]
 
 
 def _read_log(log: Path) -> list[dict[str, str]]:

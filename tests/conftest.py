@@ -4,11 +4,14 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from src.data.pairs import Pairs
 from src.sample.dataset import make_sample
 
 REPO = Path(__file__).resolve().parents[1]
@@ -46,6 +49,17 @@ def run_script():
         )
 
     return start
+
+
+def select_images(pairs: Pairs, images: np.ndarray) -> Pairs:
+    """A copy with the images of a boolean mask (M,), and their captions."""
+    kept = pairs.select(images[pairs.image_of_caption])
+    return replace(
+        kept,
+        image_of_caption=(np.cumsum(images, dtype=np.int32) - 1)[kept.image_of_caption],
+        image_names=pairs.image_names[images],
+        image_embeddings=pairs.image_embeddings[images],
+    )
 
 
 def assert_input_error(result: subprocess.CompletedProcess, *fragments: str) -> None:

@@ -133,9 +133,9 @@ def test_scores_are_filled_in_later(submit, command, kaggle, tmp_path):
     assert [row["score"] for row in logged(tmp_path)] == ["0.5", ""]
     assert logged(tmp_path)[1]["run"] == ""
     kaggle(LISTING + pending.format(ref=2) + complete.format(ref=1, score=0.5))
-    assert "0 scores filled in" in command("scores", "--competition", "aml")
+    assert "1 of 2 scores are known" in command("scores", "--competition", "aml")
     kaggle(LISTING + complete.format(ref=2, score=0.7) + complete.format(ref=1, score=0.5))
-    assert "1 scores filled in" in command("scores", "--competition", "aml")
+    assert "2 of 2 scores are known" in command("scores", "--competition", "aml")
     assert [row["score"] for row in logged(tmp_path)] == ["0.5", "0.7"]
 
 
@@ -144,7 +144,7 @@ def test_only_the_same_competition_name_and_message_match(command, kaggle, tmp_p
     columns = "utc,file,sha256,run,competition,message,score\n"
     log.write_text(columns + "now,out/a.csv,0,,aml,one,\nnow,out/a.csv,0,,other,one,\nnow,b.csv,0,,aml,two,\n")
     kaggle(LISTING + "3,b.csv,now,two,ERROR,,\n2,a.csv,now,one,COMPLETE,0.2,\n1,a.csv,now,two,COMPLETE,0.1,\n")
-    assert "2 scores filled in" in command("scores", "--competition", "aml")
+    assert "2 of 3 scores are known" in command("scores", "--competition", "aml")
     assert [row["score"] for row in logged(tmp_path)] == ["0.2", "", "error"]
 
 
@@ -152,7 +152,7 @@ def test_older_ones_that_the_log_lacks_are_passed_over(command, kaggle, tmp_path
     log = tmp_path / "submissions.csv"
     log.write_text("utc,file,sha256,run,competition,message,score\nnow,a.csv,0,,aml,one,\n")
     kaggle(LISTING + "2,a.csv,now,one,COMPLETE,0.2,\n1,a.csv,then,one,COMPLETE,0.1,\n")
-    assert "1 scores filled in" in command("scores", "--competition", "aml")
+    assert "1 of 1 scores are known" in command("scores", "--competition", "aml")
     assert logged(tmp_path)[0]["score"] == "0.2"
 
 

@@ -1,11 +1,12 @@
 """Arrays kept beside the file that they were read from, so that opening it again is a memory map.
 
-`train.npz` gets `train.npz.cache`, a safetensors file that is safe to delete at any time. A cache of other contents, of
-another version or a damaged one counts as none; a folder that cannot be written to gets none.
+`train.npz` gets `train.npz.cache`, a safetensors file that is safe to delete. A cache of other contents, of another
+version or a damaged one counts as none; a folder that cannot be written to gets none.
 """
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,8 @@ def cache_path(source: Path) -> Path:
 
 
 def read_cache(source: Path, contents: str) -> dict[str, np.ndarray] | None:
-    """The arrays that were kept of `source` when `contents` was its fingerprint, or None.
-
-    Numbers are mapped copy-on-write: read when used, shared between processes, and a change stays in this process.
-    """
+    """The arrays that were kept of `source` when `contents` was its fingerprint, or None. Numbers are mapped
+    copy-on-write: read when used, shared between processes, and a change stays in this process."""
     arrays = {}
     try:
         with safe_open(cache_path(source), framework="numpy") as checked:  # that header and length of the file agree
@@ -47,19 +46,14 @@ def read_cache(source: Path, contents: str) -> dict[str, np.ndarray] | None:
 
 
 def write_cache(source: Path, contents: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Keep `arrays` of `source`, in place of what was kept before; do nothing where that is impossible.
-
-    They are contiguous and hold int64, int32, float32 or, as objects, str: the latter are kept as a JSON list.
-    """
+    """Keep contiguous arrays of int64, int32, float32 or, as objects, str (a JSON list) in place of what was kept of
+    `source` before; do nothing where that is impossible."""
     numbers = {
         name: np.frombuffer(json.dumps(array.tolist()).encode(), np.uint8) if array.dtype == object else array
         for name, array in arrays.items()
     }
-    try:
-        with atomic_path(cache_path(source)) as temporary:
-            save_file(numbers, temporary, metadata=_metadata(contents))
-    except (OSError, SafetensorError):
-        return
+    with suppress(OSError, SafetensorError), atomic_path(cache_path(source)) as temporary:
+        save_file(numbers, temporary, metadata=_metadata(contents))
 
 
 def _metadata(contents: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ A few MB beside the filtered pairs, and enough to train on the unfiltered file (
     captions/ids (N,) int64    captions/scores (N,) float32    captions/keep (N,) bool
     provenance (1,)            JSON: input and its fingerprint, filter, model, arguments, cut
 
-Shapes: N captions of the unfiltered file, in its order.
+for the N captions of the unfiltered file, in its order.
 """
 
 import json
@@ -22,10 +22,8 @@ from src.data.pairs import Pairs, fingerprint, save_pairs
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KeepList:
-    """caption_ids (N,) int64; scores (N,) float32, NaN where there is none; keep (N,) bool.
-
-    provenance is what JSON can hold, at least {"input_fingerprint": str, "higher_is_better": bool}.
-    """
+    """caption_ids (N,) int64; scores (N,) float32, NaN where there is none; keep (N,) bool; provenance is what JSON can
+    hold, at least {"input_fingerprint": str, "higher_is_better": bool}."""
 
     caption_ids: np.ndarray
     scores: np.ndarray
@@ -45,12 +43,10 @@ def save_keep_list(keep_list: KeepList, path: str | Path) -> None:
 def open_keep_list(path: str | Path) -> KeepList:
     """Open a keep-list. Raises InputError that names the file and what is wrong in it."""
     with open_npz(path) as archive:
-        if "captions/keep" not in archive:
-            raise InputError(f"{path}: not a keep-list, it has no captions/keep")
+        keep = archive.array("captions/keep", rank=1, kind="b")
         ids = archive.array("captions/ids", rank=1, kind="iu")
         scores = archive.array("captions/scores", rank=1, kind="f")
-        keep = archive.array("captions/keep", rank=1, kind="b")
-        text = archive.array("provenance", rank=None, kind="U").item()
+        text = archive.array("provenance", rank=0, kind="U").item()
     if not len(ids) == len(scores) == len(keep):
         raise InputError(f"{path}: has {len(ids)} ids, {len(scores)} scores and {len(keep)} choices; expected as many")
     try:
@@ -63,37 +59,27 @@ def open_keep_list(path: str | Path) -> KeepList:
 
 
 def apply_keep_list(pairs: Pairs, path: str | Path) -> Pairs:
-    """The captions of `pairs`, a whole file as it was opened, that a keep-list keeps; all images stay.
-
-    Raises InputError if the list was made for other data.
-    """
+    """The captions of a whole file that a keep-list keeps. Raises InputError if it was made for other data."""
     assert pairs.source is not None, "a whole file as it was opened"
     keep_list = open_keep_list(path)
     wanted, actual = keep_list.provenance["input_fingerprint"], fingerprint(pairs.source)
     if wanted != actual or not np.array_equal(keep_list.caption_ids, pairs.caption_ids):
         made_for = keep_list.provenance.get("input_npz", "other pairs")
-        raise InputError(
-            f"{path}: was made for other data, {made_for} with fingerprint {wanted}; {pairs.source} has {actual}"
-        )
+        raise InputError(f"{path}: was made for {made_for} ({wanted}); {pairs.source} holds other data ({actual})")
     return pairs.select(keep_list.keep)
 
 
 def check_output(input_npz: Path, output_npz: Path) -> None:
     """Raises InputError unless filtered pairs can go to `output_npz`; to be called before long work."""
-    if output_npz.suffix != ".npz":
-        raise InputError(f"--output-npz {output_npz}: expected a name that ends with .npz")
-    if output_npz.resolve() == input_npz.resolve():
-        raise InputError(f"--output-npz {output_npz}: is the input, which is never overwritten")
+    if output_npz.suffix != ".npz" or output_npz.resolve() == input_npz.resolve():
+        raise InputError(f"--output-npz {output_npz}: expected another name than the input's that ends with .npz")
 
 
 def save_filtered(pairs: Pairs, keep_list: KeepList, output_npz: Path) -> Path:
-    """Write the kept captions in the challenge's layout and the keep-list beside them; return the list's path.
-
-    Raises InputError if no caption is kept.
-    """
+    """Write the kept captions and the keep-list beside them; return its path. Raises InputError if none is kept."""
     if not keep_list.keep.any():
         raise InputError(f"{output_npz}: not written, the cut leaves none of the {len(pairs):,} captions")
-    path = output_npz.with_suffix(".keep.npz")
     save_pairs(pairs.select(keep_list.keep), output_npz)
+    path = output_npz.with_suffix(".keep.npz")
     save_keep_list(keep_list, path)
     return path

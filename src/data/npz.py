@@ -1,30 +1,24 @@
 """NPZ archives, read and written as streams: a zip of `.npy` members that need not fit into memory.
 
-Reading asks one thing at a time: a member's header, its blocks of rows, or the whole array. Different threads may
-read different members of one archive at once. Pickled objects are never loaded. What is wrong with a file is an
-InputError that names the file and the member.
+Different threads may read different members of one archive at once. Pickled objects are never loaded. What is wrong
+with a file is an InputError that names the file and the member.
 """
 
-import hashlib
 import math
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
-
-try:
-    from isal import isal_zlib  # the same interface and results, more than twice as fast
-except ImportError:
-    isal_zlib = zlib  # type: ignore[assignment]
+from isal import isal_zlib  # zlib's interface and results, more than twice as fast
 
 from src.common.files import InputError, atomic_path, require_file
 
 BLOCK_BYTES = 1 << 20  # of rows handed out at a time
-WANTED = {"iu": "integers", "f": "float32", "U": "unicode text", "b": "bool"}
+KINDS = {"iu": "integers", "f": "float32", "U": "unicode text", "b": "bool"}
+RANKS = ("one number", "1 dimension", "2 dimensions")
 
 
 class Header(NamedTuple):
@@ -35,142 +29,110 @@ class Header(NamedTuple):
     dtype: np.dtype
 
 
-@contextmanager
-def open_npz(path: str | Path, hint: str = "") -> Iterator["NpzReader"]:
+def open_npz(path: str | Path, hint: str = "") -> "NpzReader":
     """Open an archive for reading. Raises InputError: no such file (then with `hint`), not an NPZ, or damaged."""
-    path = require_file(path, hint)
     try:
-        archive = zipfile.ZipFile(path)
+        return NpzReader(require_file(path, hint))
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not an NPZ file, or a truncated or damaged one ({error})") from None
-    with archive:
-        yield NpzReader(path, archive)
 
 
-class NpzReader:
-    """The members of an open archive, by key: the member's name without `.npy`."""
+class NpzReader(zipfile.ZipFile):
+    """The members of an archive, by key: the member's name without `.npy`.
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
-        self.path = path
-        self._archive = archive
+    `rank` and `kind` say what the caller expects, else InputError. rank: 0 (one number, of shape () or (1,)), 1 or 2;
+    kind: one of KINDS.
+    """
 
     def __contains__(self, key: str) -> bool:
-        return f"{key}.npy" in self._archive.NameToInfo
+        return f"{key}.npy" in self.NameToInfo
 
-    def fingerprint(self) -> str:
-        """16 hex digits that identify the contents, from the CRC-32 and size that the archive keeps of each member."""
-        members = sorted((item.filename, item.file_size, item.CRC) for item in self._archive.infolist())
-        return hashlib.sha256(repr(members).encode()).hexdigest()[:16]
+    def error(self, key: str, what: str) -> InputError:
+        return InputError(f"{self.filename}: {key} {what}")
 
-    def header(self, key: str, *, rank: int | None, kind: str) -> Header:
-        """A member's shape and dtype. Raises InputError unless it has `rank` dimensions and a dtype of `kind`.
+    def header(self, key: str, *, rank: int, kind: str) -> Header:
+        with self._open_member(key) as member:
+            version = np.lib.format.read_magic(member)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            header = Header(*read(member))
+            shape, dtype = header.shape, header.dtype
+            if dtype.hasobject:
+                raise self.error(key, "holds Python objects, which are never loaded; save it as plain numbers or text")
+            size = self.getinfo(f"{key}.npy").file_size - member.tell()
+            if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size:
+                raise self.error(key, f"has shape {shape} and dtype {dtype} but holds {size} bytes")
+            if dtype.kind not in kind or (kind == "f" and dtype.itemsize != 4):
+                raise self.error(key, f"has dtype {dtype}; expected {KINDS[kind]}")
+            if len(shape) != rank and not (rank == 0 and shape == (1,)):
+                raise self.error(key, f"has shape {shape}; expected {RANKS[rank]}")
+        return header
 
-        rank None: one number, of shape () or (1,). kind: "iu" any integer, "f" float32, "U" unicode text, "b" bool.
-        """
-        with self._open(key) as member:
-            return self._read_header(member, key, rank, kind)
-
-    def array(self, key: str, *, rank: int | None, kind: str) -> np.ndarray:
-        """A whole member, contiguous and in the machine's byte order. Raises InputError as `header` does."""
+    def array(self, key: str, *, rank: int, kind: str) -> np.ndarray:
+        """A whole member, contiguous and in the machine's byte order."""
         self.header(key, rank=rank, kind=kind)
-        with self._open(key) as member:
+        with self._open_member(key) as member:
             array = np.lib.format.read_array(member, allow_pickle=False)
         return array.astype(array.dtype.newbyteorder("="), order="C", copy=False)
 
     def blocks(self, key: str, *, rank: int, kind: str) -> Iterator[np.ndarray]:
-        """A member's rows, read-only, some BLOCK_BYTES at a time; its columns, as rows, if it is in Fortran order.
-
-        Raises InputError as `header` does.
-        """
-        with self._open(key) as member:
-            header = self._read_header(member, key, rank, kind)
-            length, *row_shape = header.shape[::-1] if header.fortran_order else header.shape
-            row_bytes = math.prod(row_shape) * header.dtype.itemsize
-            rows = max(1, BLOCK_BYTES // max(1, row_bytes))
+        """A member's rows, read-only, some BLOCK_BYTES at a time; its columns, as rows, if it is in Fortran order."""
+        shape, fortran_order, dtype = self.header(key, rank=rank, kind=kind)
+        length, *row_shape = shape[::-1] if fortran_order else shape
+        row_bytes = math.prod(row_shape) * dtype.itemsize
+        rows = max(1, BLOCK_BYTES // max(1, row_bytes))
+        with self._open_member(key) as member:
+            member.read(self.getinfo(f"{key}.npy").file_size - length * row_bytes)  # the header
             for start in range(0, length, rows):
-                shape = (min(rows, length - start), *row_shape)
-                yield np.frombuffer(member.read(shape[0] * row_bytes), header.dtype).reshape(shape)
+                count = min(rows, length - start)
+                yield np.frombuffer(member.read(count * row_bytes), dtype).reshape(count, *row_shape)
 
     @contextmanager
-    def _open(self, key: str) -> Iterator["_Member"]:
+    def _open_member(self, key: str) -> Iterator[IO[bytes]]:
         if key not in self:
-            raise InputError(f"{self.path}: has no key {key!r}")
-        info = self._archive.getinfo(f"{key}.npy")
+            raise InputError(f"{self.filename}: has no key {key!r}")
+        info, crc = self.getinfo(f"{key}.npy"), 0
+
+        def update_crc(data: bytes) -> None:
+            nonlocal crc
+            crc = isal_zlib.crc32(data, crc)
+            if member._eof and crc != info.CRC:  # type: ignore[attr-defined]
+                raise zipfile.BadZipFile("bad CRC-32")
+
         try:
-            with self._archive.open(info) as member:
-                yield _Member(member, info)
+            with self.open(info) as member:
+                # zipfile offers no choice of its inflater and checksum. Should it rename these, its own do the work.
+                if info.compress_type == zipfile.ZIP_DEFLATED:
+                    member._decompressor = isal_zlib.decompressobj(-15)  # type: ignore[attr-defined]
+                member._update_crc = update_crc  # type: ignore[attr-defined]
+                yield member
         except InputError:
             raise
         except Exception as error:  # zipfile, the inflater and NumPy's parser raise a dozen kinds for damaged bytes
             reason = str(error) or "it ends early"
-            raise self._error(key, f"is damaged, encrypted or not a NumPy array ({reason})") from error
-
-    def _read_header(self, member: "_Member", key: str, rank: int | None, kind: str) -> Header:
-        version = np.lib.format.read_magic(member)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        header = Header(*read(member))
-        shape, dtype = header.shape, header.dtype
-        if dtype.hasobject:
-            raise self._error(key, "holds Python objects, which are never loaded; save it as plain numbers or text")
-        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != member.left:
-            raise self._error(key, f"has shape {shape} and dtype {dtype} but holds {member.left} bytes")
-        if dtype.kind not in kind or (kind == "f" and dtype.itemsize != 4) or not dtype.itemsize:
-            raise self._error(key, f"has dtype {dtype}; expected {WANTED[kind]}")
-        if rank is None and shape not in ((), (1,)):
-            raise self._error(key, f"has shape {shape}; expected one number")
-        if rank is not None and len(shape) != rank:
-            raise self._error(key, f"has shape {shape}; expected {rank} dimension{'s' * (rank != 1)}")
-        return header
-
-    def _error(self, key: str, what: str) -> InputError:
-        return InputError(f"{self.path}: {key} {what}")
-
-
-class _Member:
-    """A member's bytes as NumPy reads them; `left`: how many there still are."""
-
-    def __init__(self, member: IO[bytes], info: zipfile.ZipInfo) -> None:
-        # zipfile offers no choice of its inflater and checksum. Should it rename these attributes, its own do the work.
-        if info.compress_type == zipfile.ZIP_DEFLATED:
-            member._decompressor = isal_zlib.decompressobj(-15)  # type: ignore[attr-defined]
-        member._expected_crc = None  # type: ignore[attr-defined]
-        self._member, self._crc, self._expected_crc, self.left = member, 0, info.CRC, info.file_size
-
-    def read(self, size: int) -> bytes:
-        data = self._member.read(size)
-        self._crc = isal_zlib.crc32(data, self._crc)
-        self.left -= len(data)
-        if not self.left and self._crc != self._expected_crc:
-            raise zipfile.BadZipFile("bad CRC-32")
-        return data
+            raise self.error(key, f"is damaged, encrypted or no NumPy array ({reason})") from error
 
 
 @contextmanager
 def create_npz(path: str | Path) -> Iterator["NpzWriter"]:
     """Write an archive, whole or not at all; equal contents give equal files."""
-    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        yield NpzWriter(archive)
+    with atomic_path(path) as temporary, NpzWriter(temporary, "w") as archive:
+        yield archive
 
 
-class NpzWriter:
+class NpzWriter(zipfile.ZipFile):
     """Adds members to a new archive. Floats are stored: deflating embeddings saves 7% and takes 30 times as long."""
 
-    def __init__(self, archive: zipfile.ZipFile) -> None:
-        self._archive = archive
-
     def array(self, key: str, array: np.ndarray) -> None:
-        """Add a whole array of numbers or text."""
         self.blocks(key, array.shape, array.dtype, [array])
 
     def blocks(self, key: str, shape: tuple[int, ...], dtype: np.dtype, blocks: Iterable[np.ndarray]) -> None:
-        """Add an array of `shape` and `dtype` that comes as blocks of rows. Raises ValueError for Python objects."""
-        if dtype.hasobject:
-            raise ValueError(f"{key}: Python objects are never written")
+        """Add an array of `shape` and `dtype`, numbers or text, that comes as blocks of rows."""
+        assert not dtype.hasobject, f"{key}: Python objects are never written"
         info = zipfile.ZipInfo(f"{key}.npy")  # carries a fixed date
         info.compress_type = zipfile.ZIP_STORED if dtype.kind == "f" else zipfile.ZIP_DEFLATED
         info._compresslevel = 1  # type: ignore[attr-defined]
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        with self._archive.open(info, "w", force_zip64=True) as member:
+        with self.open(info, "w", force_zip64=True) as member:
             np.lib.format.write_array_header_1_0(member, header)
             for block in blocks:
-                member.write(np.ascontiguousarray(block))
+                member.write(np.ascontiguousarray(block).data)

@@ -1,9 +1,7 @@
 """The submission CSV: write, read and check it.
 
-Header `id,embedding`; one row per test caption: its id and a quoted JSON list of the V numbers of its predicted image
+Header `id,embedding`; for each of N test captions its id and a quoted JSON list of the V numbers of its predicted image
 embedding, each in the shortest form that reads back to the same float32.
-
-Shapes: N captions, V image width.
 """
 
 import re
@@ -42,10 +40,7 @@ class Submission:
 
 
 def write_submission(path: str | Path, caption_ids: np.ndarray, embeddings: np.ndarray) -> None:
-    """Write caption_ids (N,) int and embeddings (N, V) float32, whole or not at all.
-
-    Raises InputError unless all numbers are finite.
-    """
+    """Write caption_ids (N,) int and embeddings (N, V) float32, whole or not at all. Raises InputError for NaN, inf."""
     embeddings = np.ascontiguousarray(embeddings, np.float32)
     if not np.isfinite(embeddings).all():
         raise InputError(f"{path}: not written, the predictions hold NaN or infinite numbers")
@@ -86,16 +81,14 @@ def read_submission(path: str | Path) -> Submission:
 
 def _parse_row(line: bytes) -> tuple[int, np.ndarray]:
     """A line's id, and its embedding (V,) float32."""
-    match = ROW.fullmatch(line)
-    if not match:
+    if not (match := ROW.fullmatch(line)):
         raise InputError(f'expected id,"[numbers]", the list in double quotes; found {_excerpt(line)}')
-    numbers = match[2]
     try:
-        values = orjson.loads(numbers)
+        values = orjson.loads(match[2])
     except orjson.JSONDecodeError as error:
-        raise InputError(f"not a JSON list of finite numbers from {_excerpt(numbers[error.pos :])} on") from None
+        raise InputError(f"not a JSON list of finite numbers from {_excerpt(match[2][error.pos :])} on") from None
     if not isinstance(values, list) or not values or not set(map(type, values)) <= {int, float}:
-        raise InputError(f"not a JSON list of finite numbers: {_excerpt(numbers)}")
+        raise InputError(f"not a JSON list of finite numbers: {_excerpt(match[2])}")
     with np.errstate(over="ignore"):
         embedding = np.array(values, np.float64).astype(np.float32)
     if not np.isfinite(embedding).all():
@@ -108,10 +101,8 @@ def _excerpt(text: bytes) -> str:
 
 
 def check_submission(path: str | Path, test: TestCaptions, image_dim: int | None) -> list[str]:
-    """Check a CSV against the captions to predict and, if known, the width of the images.
-
-    Returns notes on what is allowed but odd. Raises InputError for what Kaggle would refuse.
-    """
+    """Check a CSV against the captions to predict and, if known, the width of the images. Returns notes on what is
+    allowed but odd. Raises InputError for what Kaggle would refuse."""
     submission = read_submission(path)
     embeddings = submission.aligned(test.caption_ids)
     width = embeddings.shape[1]

@@ -1,8 +1,7 @@
 """The embedded sample: an invented dataset in the challenge's layout, so that everything runs without its data.
 
-Pictures of coloured shapes (`src/sample/scenes.py`), five captions each, a tenth of which are swapped to wrong
-images as in a noisy dataset; which ones is told in a file of its own. The embeddings come from two fixed, random
-encoders that share no space (`src/sample/encoders.py`), so translating between them has to be learnt.
+Pictures of coloured shapes, five captions each, a tenth of them swapped to wrong images as in a noisy dataset. Two
+fixed, random encoders that share no space embed them, so translating between them has to be learnt.
 """
 
 import csv
@@ -19,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from src.common.files import InputError, read_json, write_json
-from src.data.pairs import Pairs, TestCaptions, save_pairs, save_test_captions
+from src.data.pairs import Pairs, save_pairs, save_test_captions
 from src.sample.encoders import encode_captions, encode_images
 from src.sample.scenes import describe, paint, random_scene
 
@@ -47,10 +46,8 @@ def make_sample(data_dir: Path, scale: float | None = None, seed: int | None = N
     marker, made, foreign = _inspect(data_dir)
     scale = float(marker.get("scale", 1) if scale is None else scale)
     seed = int(marker.get("seed", 0) if seed is None else seed)
-    if not 0.03 <= scale <= 30:
-        raise InputError(f"--scale {scale}: expected a number from 0.03 to 30")
-    if seed < 0:
-        raise InputError(f"--seed {seed}: expected 0 or more")
+    if not (0.03 <= scale <= 30 and seed >= 0):
+        raise InputError(f"--scale {scale} --seed {seed}: expected 0.03 to 30, and a seed of at least 0")
     if foreign:
         hint = "nothing was touched. Choose another --data-dir, or move it away"
         raise InputError(f"{data_dir / foreign[0]}: exists and was not made by the sample; {hint}")
@@ -81,8 +78,7 @@ def make_sample(data_dir: Path, scale: float | None = None, seed: int | None = N
 
 def is_sample(data_dir: Path) -> bool:
     """Whether the training data in `data_dir` are the sample's, and not, say, the challenge's put in their place."""
-    _, made, _ = _inspect(data_dir)
-    return "train/train.npz" in made
+    return "train/train.npz" in _inspect(data_dir)[1]
 
 
 def remove_sample(data_dir: Path) -> None:
@@ -95,17 +91,14 @@ def remove_sample(data_dir: Path) -> None:
 
 
 def _inspect(data_dir: Path) -> tuple[dict[str, Any], list[str], list[str]]:
-    """The marker; those of FILES that are there exactly as it says; those that are there but were not made here.
-
-    An empty folder is not there. Raises InputError for a marker that was not written here.
-    """
+    """The marker; those of FILES that are there exactly as it says; those that are there but were not made here. An
+    empty folder is not there. Raises InputError for a marker that was not written here."""
     path = data_dir / MARKER
     marker = read_json(path) if path.exists() else {"files": {}}
-    hashes = marker.get("files") if isinstance(marker, dict) else None
-    if not isinstance(hashes, dict):
+    if not isinstance(marker, dict) or not isinstance(marker.get("files"), dict):
         raise InputError(f"{path}: not a marker of the sample; move it away")
     there = [name for name in FILES if (data_dir / name).is_file() or any((data_dir / name).glob("*"))]
-    made = [name for name in there if name in hashes and hashes[name] == _fingerprint(data_dir / name)]
+    made = [name for name in there if marker["files"].get(name) == _fingerprint(data_dir / name)]
     return marker, made, [name for name in there if name not in made]
 
 
@@ -125,7 +118,7 @@ def _write_train(folder: Path, num_images: int, seed: int) -> dict[str, int]:
     swapped = rng.choice(len(order), round(SWAPPED_SHARE * len(order)), replace=False)
     while (shown[order[swapped]] == shown[swapped]).any():  # until each got the caption of another image
         order[swapped] = rng.permutation(swapped)
-    pairs = _invent(folder, "train", num_images, order, seed)
+    pairs = _invent(folder / "train", num_images, order, seed)
     save_pairs(replace(pairs, image_of_caption=shown), folder / "train/train.npz")
     shown_names, true_names = pairs.image_names[shown], pairs.image_names[pairs.image_of_caption]
     noise = zip(pairs.caption_ids, shown_names, true_names, (shown_names != true_names).astype(int), strict=True)
@@ -137,11 +130,8 @@ def _write_train(folder: Path, num_images: int, seed: int) -> dict[str, int]:
 def _write_test(folder: Path, num_images: int, seed: int) -> dict[str, int]:
     """Write test/ and return its size: one caption an image, shuffled; the pictures are not among FILES."""
     order = np.random.default_rng((seed, 3)).permutation(num_images)
-    pairs = _invent(folder, "test", num_images, order, seed)
-    captions = TestCaptions(
-        caption_ids=pairs.caption_ids, caption_texts=pairs.caption_texts, text_embeddings=pairs.text_embeddings
-    )
-    save_test_captions(captions, folder / "test/test.clean.npz")
+    pairs = _invent(folder / "test", num_images, order, seed)
+    save_test_captions(pairs, folder / "test/test.clean.npz")
     np.savez(
         folder / "test/sample_test_labels.npz",
         image_of_caption=pairs.image_of_caption,
@@ -151,19 +141,17 @@ def _write_test(folder: Path, num_images: int, seed: int) -> dict[str, int]:
     return {"test_captions": num_images}
 
 
-def _invent(folder: Path, split: str, num_images: int, order: np.ndarray, seed: int) -> Pairs:
-    """Invent M = num_images scenes with N / M captions each, in that order (N,); the pictures go to <split>/Images.
-
-    Returns the captions with the images that they were written for.
-    """
-    images = folder / split / "Images"
+def _invent(folder: Path, num_images: int, order: np.ndarray, seed: int) -> Pairs:
+    """Invent scenes with len(order) / num_images captions each, in that order; the pictures go to <folder>/Images.
+    Returns the captions with the images that they were written for."""
+    images = folder / "Images"
     images.mkdir(parents=True)
     captions_per_image = len(order) // num_images
-    names = [f"{split}_{i:05d}.jpg" for i in range(num_images)]
+    names = [f"{folder.name}_{i:05d}.jpg" for i in range(num_images)]
     texts: list[str] = []
-    for i, name in enumerate(tqdm(names, f"painting {split} images", unit="image", leave=False)):
+    for i, name in enumerate(tqdm(names, f"painting {folder.name} images", unit="image", leave=False)):
         # A generator for each: a larger scale adds images and keeps the others.
-        rng = np.random.default_rng((seed, ("train", "test").index(split), i))
+        rng = np.random.default_rng((seed, ("train", "test").index(folder.name), i))
         scene = random_scene(rng)
         Image.fromarray(paint(scene, rng)).save(images / name, quality=92)
         texts += [describe(scene, rng) for _ in range(captions_per_image)]

@@ -1,10 +1,8 @@
 """Two fixed, random encoders for the embedded sample: captions and pictures become vectors that share no space.
 
-They see a caption's words and a picture's pixels, never the scene behind both. Where a linear map would do, the
-sample would be too easy to tell a good translator from a poor one: much of a caption's vector changes its sign with
-the caption's tone, and a picture's colours count together with its outlines.
-
-Shapes: N captions, M images, T text width, V image width.
+They see a caption's words and a picture's pixels, never the scene behind both. Were a linear map enough, the sample
+could not tell a good translator from a poor one: much of a caption's vector changes its sign with the caption's tone,
+and a picture's colours count together with its outlines. Shapes: N captions, M images, T text width, V image width.
 """
 
 import hashlib
@@ -26,14 +24,12 @@ _COLOURS, _DIRECTIONS, _CORNERS = 40, 12, 48
 def encode_captions(texts: Sequence[str]) -> np.ndarray:
     """Embed captions by their words, (N, T) float32; case and punctuation do not count, word order does.
 
-    Every word is a hashed random vector, heard together with its neighbours. The sum over the caption is its
-    content; the words also set its tone, close to -1 or 1, which decides the sign in which most of the content
-    is written down. A linear map cannot undo that, a translator has to.
+    Every word is a hashed random vector, heard together with its neighbours. The sum over the caption is its content;
+    the words also set its tone, close to -1 or 1: the sign in which most of the content is written down.
     """
     captions = [re.findall(r"[a-z]+", text.lower()) for text in texts]
     vocabulary = {word: i for i, word in enumerate(sorted({word for words in captions for word in words}))}
-    # Short words ("a", "on") say less.
-    loudness = np.array([min(len(word), 5) / 5 for word in vocabulary], np.float32)
+    loudness = np.array([min(len(word), 5) / 5 for word in vocabulary], np.float32)  # "a" and "on" say less
     vectors = np.concatenate([_weights("word " + word, 1, _WORD_DIM) for word in vocabulary]) * loudness[:, None]
     vectors_before = 0.7 * vectors @ _weights("word before", _WORD_DIM, _WORD_DIM)
     vectors_after = 0.7 * vectors @ _weights("word after", _WORD_DIM, _WORD_DIM)
@@ -58,9 +54,8 @@ def encode_captions(texts: Sequence[str]) -> np.ndarray:
 def encode_images(pixels: np.ndarray) -> np.ndarray:
     """Embed pictures (M, H, W, 3) uint8, H and W multiples of 48, as (M, V) float32.
 
-    What stands out from the picture's median colour is described twice: which colours with which outlines (a red
-    star is more than something red and a star), and which colours in which part of the picture. The background
-    adds its colour and texture. A fixed random layer mixes how all of that differs from the usual.
+    What stands out from the picture's median colour is described twice: which colours with which outlines (a red star
+    is more than something red and a star), and which colours where. The background adds its colour and texture.
     """
     looks = np.concatenate([_look(pixels[i : i + 64]) for i in range(0, len(pixels), 64)])
     hidden = np.tanh((looks - _usual_look()) @ _weights("looks", looks.shape[1], IMAGE_DIM))
@@ -69,7 +64,7 @@ def encode_images(pixels: np.ndarray) -> np.ndarray:
 
 @cache
 def _usual_look() -> np.ndarray:
-    """The mean look of some pictures, always the same ones: what an image encoder has learnt to take for granted."""
+    """The mean look of 64 pictures: what an image encoder has learnt to take for granted."""
     rng = np.random.default_rng(0)
     return _look(np.stack([paint(random_scene(rng), rng) for _ in range(64)])).mean(axis=0)
 
@@ -79,11 +74,9 @@ def _look(pixels: np.ndarray) -> np.ndarray:
     seen = _cell_means(pixels.astype(np.float32), _GRID) / 255
     median = np.median(seen.reshape(len(seen), -1, 3), axis=1)[:, None, None]
     salient = np.clip((np.linalg.norm(seen - median, axis=-1, keepdims=True) - 0.2) / 0.3, 0, 1)
-
     anchors = (0.5 + 0.4 * _weights("colours", 1, _COLOURS * 3).reshape(-1, 3)).clip(0, 1)
     nearness = np.exp(-14 * ((seen[:, :, :, None] - anchors) ** 2).sum(-1))
     colours = nearness / nearness.sum(-1, keepdims=True)
-
     # Edge directions in every window, turned into random features that answer to some corners and curves.
     down, right = np.gradient(salient, axis=(1, 2))
     angles = np.arange(_DIRECTIONS, dtype=np.float32) * (2 * np.pi / _DIRECTIONS)
@@ -93,7 +86,6 @@ def _look(pixels: np.ndarray) -> np.ndarray:
     outlines /= np.linalg.norm(outlines, axis=-1, keepdims=True) + 0.1
     corners = np.maximum(0, 6 * outlines @ _weights("corners", outlines.shape[-1], _CORNERS) - 0.5)
     colours_there = _windows(colours * salient).mean((-1, -2))
-
     objects = np.einsum("mijc,mijk->mck", colours_there, corners, optimize=True)
     places = _cell_means(colours * salient, 3)
     background = (colours * (1 - salient)).mean((1, 2))

@@ -5,8 +5,7 @@
     python -m src.sample.prepare --zip train.zip test.zip              # unpack archives that you downloaded
     KAGGLE_COMPETITION=<slug> python -m src.sample.prepare             # download with the Kaggle CLI, and unpack
 
-`bash setup.sh` calls this with its own arguments. Data that were not made here are never touched; the sample gives
-way to real data.
+`bash setup.sh` calls this. Data that were not made here are never touched; the sample gives way to real data.
 """
 
 import os
@@ -27,32 +26,24 @@ from src.sample.dataset import is_sample, make_sample, remove_sample
 
 
 def unpack_challenge(data_dir: Path, zips: list[Path], competition: str) -> None:
-    """Unpack `zips`, or what Kaggle has for `competition` if there are none; a sample gives way.
-
-    Raises InputError, with everything left as it was, if the archives lack or damage a file of the challenge.
-    """
+    """Unpack `zips`, or what Kaggle has for `competition` if there are none; a sample gives way. Raises InputError,
+    with everything left as it was, if the archives lack or damage a file of the challenge."""
     data_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unpacked.", dir=data_dir) as temporary:
         folder = Path(temporary)
-        for archive in zips or [_download(competition, folder)]:
+        if not zips:
+            kaggle("download", "-c", competition, "-p", temporary)
+        for archive in zips or list(folder.glob("*.zip")):
             _unpack(archive, folder)
-        train, test = _find(folder, "train.npz"), _find(folder, "test.clean.npz")
+        train, test = _folder_of(folder, "train.npz"), _folder_of(folder, "test.clean.npz")
         images = [path for path in folder.rglob("Images") if path.is_dir()]
-        if images and not (train.parent / "Images").exists():
-            images[0].rename(train.parent / "Images")
+        if images and not (train / "Images").exists():
+            images[0].rename(train / "Images")
         remove_sample(data_dir)
         # An archive may have both files in one folder, or train.npz somewhere below.
-        _place([test] if test.parent in train.parents else test.parent.iterdir(), data_dir / "test")
-        _place(train.parent.iterdir(), data_dir / "train")
+        _place([test / "test.clean.npz"] if test in (train, *train.parents) else test.iterdir(), data_dir / "test")
+        _place(train.iterdir(), data_dir / "train")
     print(f"{data_dir}: the challenge's data are in place")
-
-
-def _download(competition: str, folder: Path) -> Path:
-    kaggle("download", "-c", competition, "-p", str(folder))
-    archives = list(folder.glob("*.zip"))
-    if len(archives) != 1:
-        raise InputError(f"`kaggle competitions download -c {competition}` left {len(archives)} zips; expected one")
-    return archives[0]
 
 
 def _unpack(archive: Path, folder: Path) -> None:
@@ -69,13 +60,13 @@ def _unpack(archive: Path, folder: Path) -> None:
         inner.unlink()
 
 
-def _find(folder: Path, name: str) -> Path:
-    """The one file of that name below `folder`, its headers checked."""
+def _folder_of(folder: Path, name: str) -> Path:
+    """Where below `folder` the one file of that name is, its headers checked."""
     found = list(folder.rglob(name))
     if len(found) != 1:
         raise InputError(f"the archives hold {len(found)} files called {name}; expected one")
     embedding_dims(found[0])
-    return found[0]
+    return found[0].parent
 
 
 def _place(paths: Iterable[Path], target: Path) -> None:
@@ -98,9 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     competition = os.environ.get("KAGGLE_COMPETITION", "")
     train = args.data_dir / "train/train.npz"
     if train.exists() and not is_sample(args.data_dir):
-        asked = args.zip or competition or args.scale is not None or args.seed is not None
-        hint = f"; to replace it, move {train.parent} away first" if asked else ""
-        print(f"{train}: there already, left as it is{hint}")
+        print(f"{train}: there already, left as it is; to replace it, move {train.parent} away first")
     elif args.zip or competition:
         unpack_challenge(args.data_dir, args.zip, competition)
     else:

@@ -1,11 +1,10 @@
-"""Invented scenes for the embedded sample: what is in a picture, how it is painted, how people describe it.
+"""Invented scenes for the embedded sample: coloured shapes in front of a background, painted and described.
 
-A scene is one to four coloured shapes in front of a background. `random_scene` invents it, `paint` renders it and
-`describe` says a sentence about it. Each draws from the generator that it is given, so one scene has many pictures
-and many captions. Captions leave facts out, as people's do: several scenes may fit one caption.
+One scene has many pictures and many captions, all drawn from the generator that is given. Captions leave facts out,
+as people's do: several scenes may fit one caption.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from itertools import combinations
 from typing import NamedTuple
 
@@ -13,7 +12,6 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 IMAGE_SIZE = 96  # pixels a side
-_OVERSAMPLING = 3  # painted this much larger and scaled down, for smooth edges
 
 
 def _spokes(count: int, first: float, inner: float = 1.0, width: float = 1.0) -> np.ndarray:
@@ -83,31 +81,24 @@ _WITH_SETTING = (
 
 
 class Thing(NamedTuple):
-    """Its kind (shape, colour, size); centre `x`, `y` and `radius` in parts of the picture's side, y downwards."""
-
-    kind: tuple[str, str, str]
-    x: float
+    kind: tuple[str, str, str]  # shape, colour, size
+    x: float  # of the centre; all three in parts of the picture's side, y downwards
     y: float
     radius: float
 
 
 class Scene(NamedTuple):
-    """A background colour, its pattern, and one to four things that do not touch."""
-
     background: str
     pattern: str
-    things: list[Thing]
+    things: list[Thing]  # one to four that do not touch
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
     """Invent one scene; the things keep apart, and none of them has the background's tone."""
-    background = _pick(rng, list(_BACKGROUNDS))
-    unseen = {"white": "white", "dark": "black"}.get(background)
-    colours = [colour for colour in _COLOURS if colour != unseen]
-    kinds = [
-        (_pick(rng, list(_SHAPES)), _pick(rng, colours), _pick(rng, list(_SIZES)))
-        for _ in range(rng.choice([1, 2, 3, 4], p=[0.08, 0.42, 0.35, 0.15]))
-    ]
+    background = _pick(rng, _BACKGROUNDS)
+    colours = [colour for colour in _COLOURS if (background, colour) not in (("white", "white"), ("dark", "black"))]
+    count = rng.choice([1, 2, 3, 4], p=[0.08, 0.42, 0.35, 0.15])
+    kinds = [(_pick(rng, _SHAPES), _pick(rng, colours), _pick(rng, _SIZES)) for _ in range(count)]
     if len(kinds) < 3 and rng.random() < 0.4:  # a few of the same, so that there is something to count
         kinds += [kinds[0]] * rng.integers(1, 3)
     scale = 1.0
@@ -115,7 +106,8 @@ def random_scene(rng: np.random.Generator) -> Scene:
         things = []
         for kind in kinds:
             radius = scale * _SIZES[kind[2]][0] * rng.uniform(0.92, 1.08)
-            things.append(Thing(kind, *rng.uniform(radius + 0.02, 0.98 - radius, 2), radius))
+            x, y = rng.uniform(radius + 0.02, 0.98 - radius, 2)
+            things.append(Thing(kind, x, y, radius))
         if all(np.hypot(a.x - b.x, a.y - b.y) > 1.08 * (a.radius + b.radius) for a, b in combinations(things, 2)):
             return Scene(background, _pick(rng, ("plain", "plain", "stripes", "dots")), things)
         scale *= 0.995  # a crowd gets smaller until it fits
@@ -123,7 +115,7 @@ def random_scene(rng: np.random.Generator) -> Scene:
 
 def paint(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """The scene as a picture, (IMAGE_SIZE, IMAGE_SIZE, 3) uint8: shaded things with soft shadows, slightly grainy."""
-    side = IMAGE_SIZE * _OVERSAMPLING
+    side = 3 * IMAGE_SIZE  # scaled down in the end, for smooth edges
     rows, columns = np.mgrid[:side, :side] / side
     tone = np.array(_BACKGROUNDS[scene.background][0]) + rng.normal(0, 4, 3)
     shade = rng.uniform(-14, 14) * (rows - 0.5) + rng.uniform(-14, 14) * (columns - 0.5)
@@ -165,7 +157,7 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
     groups = [[thing for thing in scene.things if thing.kind == kind] for kind in kinds]
     order = rng.permutation(len(groups))
     told = [groups[i] for i in order[: max(2, len(order) - (rng.random() < 0.35))]]
-    phrases = [_noun_phrase(*group[0].kind, len(group), rng) for group in told]
+    phrases = [_noun_phrase(group[0].kind, len(group), rng) for group in told]
     setting = ""
     if len(told) == 1 or rng.random() < 0.7:  # a single group says too little alone
         pattern = _pick(rng, _PATTERNS[scene.pattern]) if rng.random() < 0.75 else ""
@@ -187,8 +179,9 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
     return text[0].upper() + text[1:] + _pick(rng, (".", ".", ""))
 
 
-def _noun_phrase(shape: str, colour: str, size: str, count: int, rng: np.random.Generator) -> str:
+def _noun_phrase(kind: tuple[str, str, str], count: int, rng: np.random.Generator) -> str:
     """What people call `count` things of a kind: "a big red star", "two rings"."""
+    shape, colour, size = kind
     words = [_pick(rng, _SIZES[size][1])] if rng.random() < (0.08 if size == "medium" else 0.5) else []
     vague = rng.random()
     if vague > 0.06:
@@ -208,8 +201,7 @@ def _relation(a: Thing, b: Thing, rng: np.random.Generator) -> str:
         return _pick(rng, ("next to", "beside", "near"))
     across, down = b.x - a.x, b.y - a.y
     if abs(across) > abs(down):
-        side = "left" if across > 0 else "right"
-        return _pick(rng, (f"{side} of", f"to the {side} of", f"on the {side} of"))
+        return _pick(rng, ("{} of", "to the {} of", "on the {} of")).format("left" if across > 0 else "right")
     return _pick(rng, ("above", "over", "higher than") if down > 0 else ("below", "under", "underneath"))
 
 
@@ -227,5 +219,5 @@ def _with_article(words: str) -> str:
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
-def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
-    return options[rng.integers(len(options))]
+def _pick(rng: np.random.Generator, options: Collection[str]) -> str:
+    return tuple(options)[rng.integers(len(options))]

@@ -7,7 +7,6 @@ import os
 import pickle
 import tracemalloc
 import zipfile
-import zlib
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -128,11 +127,6 @@ def test_what_numpy_writes_is_read(arrays, write, save):
     assert (len(pairs), pairs.num_images, pairs.source) == (N, M, path)
 
 
-def test_deflated_files_are_read_without_isal(arrays, write, monkeypatch):
-    monkeypatch.setattr("src.data.npz.isal_zlib", zlib)
-    assert_holds(open_pairs(write(arrays, save=np.savez_compressed)), arrays)
-
-
 def test_fortran_order_other_byte_orders_and_narrow_integers_are_read(arrays, write):
     for key in ("captions/label", "captions/embeddings", "images/embeddings"):
         arrays[key] = np.asfortranarray(arrays[key])
@@ -196,17 +190,6 @@ def test_captions_are_selected_by_mask_or_index_and_all_images_stay(arrays, writ
     again = open_pairs(tmp_path / "filtered.npz")
     assert_same(again, filtered)
     assert (len(again), again.num_images) == (3, M)
-
-
-def test_images_are_selected_with_their_captions(arrays, write):
-    pairs = open_pairs(write(arrays))
-    chosen = pairs.select_images(np.array([True, True, False, True]))
-    assert chosen.image_names.tolist() == ["d.jpg", "c.jpg", "ä.jpg"]
-    assert chosen.caption_ids.tolist() == [-1, 7, 2**40, 0]
-    assert chosen.image_of_caption.tolist() == [0, 0, 2, 0]
-    assert chosen.image_of_caption.dtype == np.int32
-    assert (chosen.image_embeddings == arrays["images/embeddings"][[0, 1, 3]]).all()
-    assert (chosen.text_embeddings == arrays["captions/embeddings"][[1, 2, 3, 6]]).all()
 
 
 TEST_KEYS = [
@@ -337,21 +320,13 @@ def test_metadata_that_disagree_are_named(arrays, write, key):
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("more", [0, 3])
-def test_a_caption_with_no_or_several_images_is_named(arrays, write, order, more):
+@pytest.mark.parametrize("images", [0, 2, M])
+def test_a_caption_with_no_or_several_images_is_named(arrays, write, order, images):
     label = arrays["captions/label"].copy(order)
-    label[4, 2] = False
-    label[5, : 1 + more] = True
-    wrong = "caption 5 several images" if more else "caption 4 no image"
-    label[5, 2] = bool(more)
+    label[4] = np.arange(M) < images
+    label[6] = True
     arrays["captions/label"] = label
-    with pytest.raises(InputError, match=f"captions/label gives {wrong}; expected one"):
-        open_pairs(write(arrays))
-
-
-def test_labels_that_are_all_true_are_refused(arrays, write):
-    arrays["captions/label"][:] = True
-    with pytest.raises(InputError, match="caption 0 several images"):
+    with pytest.raises(InputError, match=f"captions/label gives caption 4 {images} images; expected one"):
         open_pairs(write(arrays))
 
 
@@ -481,7 +456,7 @@ def npy_header(shape):
 @pytest.mark.parametrize(
     ("member", "message"),
     [
-        (b"no array", "is damaged, encrypted or not a NumPy array"),
+        (b"no array", "is damaged, encrypted or no NumPy array"),
         (npy_header((N, T)) + bytes(4 * N * T - 4), r"has shape \(7, 5\) and dtype float32 but holds 136 bytes"),
         (npy_header((N, T)) + bytes(4 * N * T + 4), r"has shape \(7, 5\) and dtype float32 but holds 144 bytes"),
         (npy_header((-N, -T)) + bytes(4 * N * T), r"has shape \(-7, -5\) and dtype float32 but holds 140 bytes"),
@@ -500,7 +475,7 @@ def test_other_compressions_are_read(write_members, arrays, compression):
 @pytest.mark.parametrize(
     ("flag", "name", "message"),
     [
-        (0x0001, b"captions/ids", r"captions/ids is damaged, encrypted or not a NumPy array \(.* is encrypted"),
+        (0x0001, b"captions/ids", r"captions/ids is damaged, encrypted or no NumPy array \(.* is encrypted"),
         (0x0800, b"captions/\xff\xff\xff", "not an NPZ file, or a truncated or damaged one"),  # no UTF-8
     ],
 )

@@ -329,11 +329,11 @@ def test_cut_off_among_the_files_a_second_call_finishes(there, quick_samples, mo
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--scale", "0.02"), "--scale 0.02: expected a number from 0.03 to 30"),
+        (("--scale", "0.02"), "--scale 0.02 --seed 0: expected 0.03 to 30, and a seed of at least 0"),
         (("--scale", "nan"), "--scale nan"),
         (("--scale", "-1"), "--scale -1.0"),
         (("--scale", "1e9"), "--scale 1000000000.0"),
-        (("--seed", "-1"), "--seed -1: expected 0 or more"),
+        (("--seed", "-1"), "--seed -1: expected"),
     ],
 )
 def test_impossible_numbers_are_named(tmp_path, monkeypatch, flags, message):

@@ -13,6 +13,7 @@ from src.data.pairs import TestCaptions, fingerprint, save_pairs, save_test_capt
 from src.data.splits import validation_images
 from src.training.inputs import DataPaths, OnDevice, TrainingData, dataset_tag, open_training_data
 from src.training.runs import DataRecord
+from tests.conftest import select_images
 from tests.training.conftest import CPU, tiny_pairs
 
 
@@ -32,7 +33,7 @@ def assert_is_a_copy(part, expected):
 
 def test_a_part_is_some_images_with_all_of_their_captions(pairs):
     chosen = np.random.default_rng(0).random(60) < 0.4
-    assert_is_a_copy(OnDevice(pairs, CPU).part(chosen), pairs.select_images(chosen))
+    assert_is_a_copy(OnDevice(pairs, CPU).part(chosen), select_images(pairs, chosen))
 
 
 def test_in_turns_the_first_captions_of_all_images_come_first(pairs):
@@ -55,7 +56,7 @@ def test_a_split_trains_and_validates_on_different_images_of_one_upload(pairs):
     data = TrainingData.of(pairs, CPU)
     split = data.split(0.2, 7)
     validates = validation_images(pairs.image_names, 0.2, 7)
-    assert_is_a_copy(split.train, pairs.select_images(~validates))
+    assert_is_a_copy(split.train, select_images(pairs, ~validates))
     assert split.validation.images.tolist() == np.flatnonzero(validates).tolist()
     assert sorted(split.validation.captions.tolist()) == np.flatnonzero(validates[pairs.image_of_caption]).tolist()
     assert split.own_validation is None
@@ -70,7 +71,7 @@ def test_a_filtered_file_validates_on_all_captions_of_its_validation_images(pair
     assert split.validation.captions.tolist() == unfiltered.validation.captions.tolist()
     assert split.own_validation.images.tolist() == split.validation.images.tolist()
     assert len(split.own_validation) < len(split.validation)
-    assert_is_a_copy(split.train, filtered.select_images(~validation_images(pairs.image_names, 0.2, 7)))
+    assert_is_a_copy(split.train, select_images(filtered, ~validation_images(pairs.image_names, 0.2, 7)))
 
 
 def test_with_a_validation_set_of_its_own_every_image_trains(pairs):
@@ -85,7 +86,7 @@ def test_data_without_some_images_split_as_if_these_had_never_been_there(pairs):
     record = DataRecord(train_npz="a.npz", train_fingerprint="0123")
     fold = np.arange(60) % 3 == 0
     rest = TrainingData.of(pairs, CPU, record).without(fold, "fold 1 of 3")
-    copied = pairs.select_images(~fold)
+    copied = select_images(pairs, ~fold)
     split, expected = rest.split(0.2, 7), TrainingData.of(copied, CPU).split(0.2, 7)
     for part, alone in ((split.train, expected.train), (split.validation, expected.validation)):
         torch.testing.assert_close(part.text_nT, alone.text_nT, rtol=0, atol=0)
