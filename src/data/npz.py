@@ -5,6 +5,7 @@ with a file is an InputError that names the file and the member.
 """
 
 import math
+import threading
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,13 +13,18 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
-from isal import isal_zlib  # zlib's interface and results, more than twice as fast
+
+try:
+    from isal import isal_zlib  # zlib's interface and results, more than twice as fast
+except ImportError:
+    import zlib as isal_zlib  # type: ignore[no-redef]
 
 from src.common.files import InputError, atomic_path, require_file
 
 BLOCK_BYTES = 1 << 20  # of rows handed out at a time
 KINDS = {"iu": "integers", "f": "float32", "U": "unicode text", "b": "bool"}
 RANKS = ("one number", "1 dimension", "2 dimensions")
+_PARSER = threading.Lock()  # NumPy parses headers by ast, which in Python 3.11 may fail when threads switch in it
 
 
 class Header(NamedTuple):
@@ -54,7 +60,8 @@ class NpzReader(zipfile.ZipFile):
         with self._open_member(key) as member:
             version = np.lib.format.read_magic(member)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            header = Header(*read(member))
+            with _PARSER:
+                header = Header(*read(member))
             shape, dtype = header.shape, header.dtype
             if dtype.hasobject:
                 raise self.error(key, "holds Python objects, which are never loaded; save it as plain numbers or text")
@@ -69,15 +76,17 @@ class NpzReader(zipfile.ZipFile):
 
     def array(self, key: str, *, rank: int, kind: str) -> np.ndarray:
         """A whole member, contiguous and in the machine's byte order."""
-        self.header(key, rank=rank, kind=kind)
-        with self._open_member(key) as member:
-            array = np.lib.format.read_array(member, allow_pickle=False)
-        return array.astype(array.dtype.newbyteorder("="), order="C", copy=False)
+        shape, fortran_order, dtype = self.header(key, rank=rank, kind=kind)
+        array, start = np.empty((shape[::-1] if fortran_order else shape) or (1,), dtype), 0
+        for block in self.blocks(key, rank=rank, kind=kind):
+            array[start : start + len(block)] = block
+            start += len(block)
+        return (array.T if fortran_order else array).astype(dtype.newbyteorder("="), order="C", copy=False)
 
     def blocks(self, key: str, *, rank: int, kind: str) -> Iterator[np.ndarray]:
         """A member's rows, read-only, some BLOCK_BYTES at a time; its columns, as rows, if it is in Fortran order."""
         shape, fortran_order, dtype = self.header(key, rank=rank, kind=kind)
-        length, *row_shape = shape[::-1] if fortran_order else shape
+        length, *row_shape = (shape[::-1] if fortran_order else shape) or (1,)
         row_bytes = math.prod(row_shape) * dtype.itemsize
         rows = max(1, BLOCK_BYTES // max(1, row_bytes))
         with self._open_member(key) as member:

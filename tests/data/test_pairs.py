@@ -652,3 +652,18 @@ def test_a_folder_in_the_place_of_the_cache_is_left_alone(arrays, write):
     cache_path(path).mkdir()
     assert_holds(open_pairs(path, cache=True), arrays)
     assert {file.name for file in path.parent.iterdir()} == {"train.npz", "train.npz.cache"}
+
+
+WITHOUT_ISAL = """
+import sys
+sys.modules["isal"] = None
+from src.data.pairs import open_pairs
+print(open_pairs(sys.argv[1]).text_embeddings.sum())
+"""
+
+
+def test_without_isal_the_standard_library_inflates(sample, tmp_path, run_script):
+    (tmp_path / "open.py").write_text(WITHOUT_ISAL)
+    result = run_script(tmp_path / "open.py", sample / "train/train.npz")
+    assert result.stderr == ""
+    assert float(result.stdout) == pytest.approx(open_pairs(sample / "train/train.npz").text_embeddings.sum(), rel=1e-6)
