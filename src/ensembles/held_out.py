@@ -5,7 +5,6 @@ Shapes: M images of the pairs to measure on; n captions of a part; V image width
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -53,17 +52,12 @@ class Run:
             return on.image_names
         if not Path(path).is_file() or recorded != fingerprint(path):
             raise InputError(f"{self.folder}: its {path} is gone or has changed, so what it trained on is not known")
-        return _image_names_in(path)
+        with open_npz(path) as archive:
+            return archive.array("images/names", rank=1, kind="U").astype(object)
 
     def predict(self, part: Part) -> Tensor:
         """Predict the captions' images, (n, V) float32 on the part's device. Raises InputError as `load_translator`."""
         return translate(load_translator(self.folder / BEST_MRR, part.of.device, of=part.of.pairs), part.text_nT)
-
-
-@cache
-def _image_names_in(path: str) -> np.ndarray:
-    with open_npz(path) as archive:
-        return archive.array("images/names", rank=1, kind="U").astype(object)
 
 
 def finished_runs(folders: Sequence[Path]) -> list[Run]:

@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import RandomSampler, TPESampler
-from optuna.trial import FrozenTrial
 
 from src.search.space import Space
 
@@ -20,7 +18,7 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
     return {name: CategoricalDistribution(values) for name, values in space.choices.items()}
 
 
-def draw(space: Space, earlier: Sequence[FrozenTrial], sampler: str, seed: int) -> dict[str, Any]:
+def draw(space: Space, earlier: Sequence[optuna.trial.FrozenTrial], sampler: str, seed: int) -> dict[str, Any]:
     """Draw a configuration that none of the `earlier` trials has; the space must have one.
 
     With the sampler "random" a seed gives one list of configurations, whichever process draws which of them. "tpe"
@@ -29,7 +27,7 @@ def draw(space: Space, earlier: Sequence[FrozenTrial], sampler: str, seed: int) 
     study = optuna.create_study(direction="maximize", sampler=RandomSampler(seed))
     if sampler == "tpe":
         seed = int(np.random.SeedSequence((seed, len(earlier))).generate_state(1)[0])
-        with warnings.catch_warnings(category=ExperimentalWarning, action="ignore"):  # until optuna 4.4, of the liar
+        with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
             study.sampler = TPESampler(seed=seed, constant_liar=True)  # what is still running counts as a bad trial
         study.add_trials(earlier)
     choices, tried = distributions(space), [trial.params for trial in earlier]
