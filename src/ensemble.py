@@ -81,8 +81,8 @@ def combine_files(args: argparse.Namespace) -> None:
     print_settings(f"Averaging {len(args.files)} submissions", settings)
     caption_ids, embeddings = average(args.files, weights, normalize=args.normalize)
     write_submission(args.output, caption_ids, embeddings)
-    size = f"{args.output.stat().st_size / 1e6:.1f} MB"
-    print(f"{args.output}: {len(embeddings)} captions × {embeddings.shape[1]} numbers, {size}")
+    count, width = embeddings.shape
+    print(f"{args.output}: {count} captions × {width} numbers, {args.output.stat().st_size / 1e6:.1f} MB")
 
 
 def combine_members(argv: list[str] | None, doc: str | None, members: Sequence[Member], output: Path) -> None:

@@ -19,8 +19,6 @@ from typing import Any
 
 import optuna
 import pandas as pd
-from optuna.pruners import BasePruner
-from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -55,7 +53,7 @@ class SearchStore:
     data: dict[str, str]
     sampler: str
     seed: int
-    pruner: BasePruner
+    pruner: optuna.pruners.BasePruner
     keep: int
 
     def __post_init__(self) -> None:
@@ -76,7 +74,7 @@ class SearchStore:
                     study_name="hpsearch",
                     direction="maximize",
                     load_if_exists=True,
-                    sampler=RandomSampler(),  # is never asked: configurations are drawn before their trials
+                    sampler=optuna.samplers.RandomSampler(),  # is never asked: all is drawn before
                     pruner=self.pruner,
                 )
             except (ValueError, KeyError, TypeError, AssertionError) as error:
@@ -101,10 +99,8 @@ class SearchStore:
         have ended or are running in other processes."""
         with self.exclusive():
             known = self._trials()
-            unfinished = (trial for trial in known[:trials] if not trial.state.is_finished())
-            free = next(
-                (each for each in unfinished if self._locks.acquire(FIRST_TRIAL + each.number, wait=False)), None
-            )
+            unfinished = (t for t in known[:trials] if not t.state.is_finished())
+            free = next((t for t in unfinished if self._locks.acquire(FIRST_TRIAL + t.number, wait=False)), None)
             if free is None and len(known) >= trials:
                 return None
             if free is None:
@@ -168,8 +164,7 @@ class SearchStore:
         """Write the table and the best recipe, and remove the weights of all but the best."""
         rows = self.rows()
         self._write_table(rows)
-        ranking = ranked(rows)
-        if ranking:
+        if ranking := ranked(rows):
             best = {name: ranking[0][name] for name in self.space.choices}
             write_json(self.folder / BEST_RECIPE, asdict(self.space.recipe(best)))
         for run_dir in (self.run_dir(row["trial"]) for row in rows if row not in ranking[: self.keep]):
@@ -184,28 +179,26 @@ class SearchStore:
         text = pd.DataFrame(rows, columns=self._columns).to_csv(index=False)
         there = self.results.read_text(encoding="utf-8", errors="replace") if self.results.exists() else ""
         if lost := len(set(there.splitlines()) - set(text.splitlines())):
-            raise InputError(
-                f"{self.results}: holds {lost} lines of something else; move it, or name another --results"
-            )
+            raise InputError(f"{self.results}: holds {lost} lines of something else; move it or name another --results")
         write_text(self.results, text)
 
 
+@dataclass
 class _JournalLock:
-    """What Optuna asks of a lock. Its own is a file that a killed process leaves behind: others wait 30 s for it, or
-    with optuna 4.2 for ever."""
+    """What Optuna asks of a lock. Its own is a file that outlives a kill: others wait 30 s for it, or for ever."""
 
-    def __init__(self, locks: FileLocks, journal: Path) -> None:
-        self._locks, self._journal = locks, journal
+    locks: FileLocks
+    journal: Path
 
     def acquire(self) -> bool:
-        self._locks.acquire(WHOLE_JOURNAL)
-        journal = self._journal.read_bytes()
-        if not journal.endswith(b"\n"):  # half a line of a process that was killed; the next would be appended to it
-            os.truncate(self._journal, journal.rfind(b"\n") + 1)
+        self.locks.acquire(WHOLE_JOURNAL)
+        written = self.journal.read_bytes()
+        if not written.endswith(b"\n"):  # half a line of a process that was killed; the next would be appended to it
+            os.truncate(self.journal, written.rfind(b"\n") + 1)
         return True
 
     def release(self) -> None:
-        self._locks.release(WHOLE_JOURNAL)
+        self.locks.release(WHOLE_JOURNAL)
 
 
 def ranked(rows: list[TrialRow]) -> list[TrialRow]:

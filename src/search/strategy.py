@@ -41,5 +41,5 @@ def make_pruner(name: str, space: Space) -> BasePruner:
     if name == "none":
         return NopPruner()
     warmups = ("lr_warmup_epochs", "infonce_warmup_epochs")
-    longest = max(space.choices.get(name, (getattr(space.base, name),))[-1] for name in warmups)
+    longest = max(max(space.choices.get(name, [getattr(space.base, name)])) for name in warmups)
     return MedianPruner(n_startup_trials=5, n_warmup_steps=max(space.base.epochs // 5, math.ceil(longest) + 1))
