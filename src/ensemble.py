@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     select = commands.add_parser("select", help="choose which runs to average", description=inspect.getdoc(select_runs))
     select.set_defaults(function=select_runs)
     for command in (evaluate, select):
-        command.add_argument("runs", type=Path, nargs="*", default=[MODELS_DIR], help="folders of finished runs")
+        command.add_argument("runs", type=Path, nargs="*", default=[MODELS_DIR], help="folders of runs, or above them")
         command.add_argument("--on", type=Path, default=TRAIN_NPZ, metavar="NPZ", help="unfiltered pairs to measure on")
         add_device_argument(command)
     how = evaluate.add_mutually_exclusive_group()
@@ -183,10 +183,8 @@ def select_runs(args: argparse.Namespace) -> None:
 
 def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -> None:
     """The whole of an ensemble trainer's `main`. Raises InputError, at the end, if a seed failed."""
-    own = ensemble.recipe
-    parser = Parser(doc)
-    seeds = list(ensemble.reference_mrr)
-    parser.add_argument("--seeds", type=int, nargs="+", default=seeds, help="the members to train")
+    parser, own = Parser(doc), ensemble.recipe
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(ensemble.reference_mrr), help="members to train")
     parser.add_argument("--dry-run", action="store_true", help="only list what would be trained and what exists")
     recipes = f"{', '.join(RECIPES)}, or a JSON file of its fields (default: the script's own, {own.name})"
     parser.add_argument("--recipe", help=recipes)

@@ -22,6 +22,8 @@ from src.training.runs import BEST_MRR, SUBMISSION, RunRecord, State, recorded_r
 
 @dataclass(frozen=True, eq=False)
 class Run:
+    """A finished run."""
+
     folder: Path
     record: RunRecord
 

@@ -26,7 +26,7 @@ class Space:
         given = {name: tuple(sorted(set(choices[name]))) for name in SEARCHABLE if name in choices}
         lowest = replace(base, **{name: values[0] for name, values in given.items()})
         space = cls(lowest, {name: values for name, values in given.items() if len(values) > 1})
-        # A recipe refuses what is too low or too high of a field, and loss weights that are all 0: those of the lowest.
+        # A recipe checks each field by itself, but for loss weights that are all 0: those of the lowest choices.
         for name, values in space.choices.items():
             for value in values:
                 space.recipe({name: value})

@@ -28,7 +28,8 @@ def draw(space: Space, earlier: Sequence[optuna.trial.FrozenTrial], sampler: str
     if sampler == "tpe":
         seed = int(np.random.SeedSequence((seed, len(earlier))).generate_state(1)[0])
         with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
-            study.sampler = TPESampler(seed=seed, constant_liar=True)  # what is still running counts as a bad trial
+            # A trial that is still running counts as a bad one. Until optuna 4.4 that was experimental.
+            study.sampler = TPESampler(seed=seed, constant_liar=True)
         study.add_trials(earlier)
     choices, tried = distributions(space), [trial.params for trial in earlier]
     while (configuration := study.ask(choices).params) in tried:
