@@ -53,21 +53,16 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(__doc__)
     parser.add_argument("--trials", type=positive_int, default=100, help="of the whole search, over all processes")
     parser.add_argument("--search-seed", type=int, default=0, help="of the list of configurations")
-    parser.add_argument(
-        "--sampler", choices=("random", "tpe"), default="random", help="tpe learns from the trials before"
+    parser.add_argument("--sampler", choices=("random", "tpe"), default="random", help="tpe learns from earlier trials")
+    pruning = (
+        "median: end a trial whose best MRR so far is below the median of finished trials at the same epoch, once 5 "
     )
-    parser.add_argument(
-        "--pruner",
-        choices=("median", "none"),
-        default="median",
-        help="median: end a trial whose best MRR so far is below the median of finished trials at the same epoch, "
-        "once 5 have finished, and not before a fifth of its epochs and the longest warm-up are over",
-    )
+    pruning += "have finished, and not before a fifth of its epochs and the longest warm-up are over"
+    parser.add_argument("--pruner", choices=("median", "none"), default="median", help=pruning)
     parser.add_argument("--keep", type=positive_int, default=3, help="keep the weights of so many of the best trials")
     parser.add_argument("--results", type=Path, default=Path("hpsearch_results.csv"), help="the table", metavar="CSV")
-    parser.add_argument(
-        "--submission", default=f"submission_mrr_{BASE.name}.csv", help="of the best trial, or none", metavar="CSV"
-    )
+    predicted = f"submission_mrr_{BASE.name}.csv"
+    parser.add_argument("--submission", default=predicted, help="of the best trial, or none", metavar="CSV")
     add_job_arguments(parser, models_dir=Path("models/hpsearch"))
     several = {name: CHOICES.get(name, (getattr(BASE, name),)) for name in SEARCHABLE}
     add_recipe_arguments(parser, BASE, choices=several)
@@ -76,9 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     common = {name: value for name, value in changes.items() if name in COMMON}
     space = Space.of(replace(BASE, **common), CHOICES | changes)
     if args.trials > space.size:
-        raise InputError(
-            f"--trials {args.trials}: the space has {space.size:,} configurations, and none is tried twice"
-        )
+        raise InputError(f"--trials {args.trials}: the space has {space.size:,} configurations; none is tried twice")
 
     from src.search.loop import search  # after the command line: torch takes seconds to import
     from src.search.store import SearchStore

@@ -4,14 +4,13 @@
     python -m src.ensemble evaluate models/common_split                         # how good the mean of runs is
     python -m src.ensemble select models/common_split                           # which of them to average
 
-The ensembles of the inventory have scripts of their own: ensemble_combine_CSVs_16seeds.py and
-ensemble_combine_CSVs_all_23seeds.py.
+The ensembles of the inventory have scripts of their own: ensemble_combine_CSVs_*.py.
 """
 
 import argparse
 import inspect
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,51 +25,42 @@ from src.training.recipe import RECIPES, describe_recipe, load_recipe
 if TYPE_CHECKING:
     import pandas as pd
 
-SELECTED = "submission_ensemble_selected.csv"
-
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(__doc__)
     commands = parser.add_subparsers(required=True)
+    combine = commands.add_parser("combine", help="average submissions", description=inspect.getdoc(combine_files))
+    combine.set_defaults(function=combine_files)
+    combine.add_argument("files", type=Path, nargs="+", metavar="CSV", help="the submissions to average")
+    add_combine_arguments(combine)
 
-    def add_command(name: str, function: Callable[[argparse.Namespace], None], help: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=help, description=inspect.getdoc(function))
-        command.set_defaults(function=function)
-        return command
-
-    combining = add_command("combine", combine_files, "average submissions")
-    combining.add_argument("files", type=Path, nargs="+", metavar="CSV", help="the submissions to average")
-    add_combine_arguments(combining)
-
-    evaluating = add_command("evaluate", evaluate_runs, "measure the mean of runs")
-    selecting = add_command("select", select_runs, "choose which runs to average")
-    for command in (evaluating, selecting):
-        command.add_argument(
-            "runs", type=Path, nargs="*", default=[MODELS_DIR], help="folders of finished runs, or folders of those"
-        )
+    evaluate = commands.add_parser(
+        "evaluate", help="measure the mean of runs", description=inspect.getdoc(evaluate_runs)
+    )
+    evaluate.set_defaults(function=evaluate_runs)
+    select = commands.add_parser("select", help="choose which runs to average", description=inspect.getdoc(select_runs))
+    select.set_defaults(function=select_runs)
+    for command in (evaluate, select):
+        command.add_argument("runs", type=Path, nargs="*", default=[MODELS_DIR], help="folders of runs, or above them")
         command.add_argument("--on", type=Path, default=TRAIN_NPZ, metavar="NPZ", help="unfiltered pairs to measure on")
         add_device_argument(command)
-    how = evaluating.add_mutually_exclusive_group()
-    against = "give differences from this run, or from the mean of these, and not from the best single run"
+    how = evaluate.add_mutually_exclusive_group()
+    against = "give differences from this run, or the mean of these, and not from the best single run"
     how.add_argument("--against", type=Path, nargs="+", default=[], metavar="RUNS", help=against)
-    out_of_fold = "predict every caption by those runs only that never saw its image"
-    how.add_argument("--out-of-fold", action="store_true", help=out_of_fold)
-    add_normalize_argument(selecting)
-    selecting.add_argument("--seed", type=int, default=0, help="of the halving of the images: one half chooses")
-    curve = MODELS_DIR / "selection_curve.png"
-    selecting.add_argument("--plot", type=Path, default=curve, metavar="PNG", help="the curve")
+    how.add_argument("--out-of-fold", action="store_true", help="predict a caption by runs that never saw its image")
+    select.add_argument("--normalize", "--normalise", action="store_true", help="average unit vectors")
+    select.add_argument("--seed", type=int, default=0, help="of the halving of the images: one half chooses")
+    select.add_argument(
+        "--plot", type=Path, default=MODELS_DIR / "selection_curve.png", metavar="PNG", help="the curve"
+    )
     args = parser.parse_args(argv)
     args.function(args)
 
 
-def add_normalize_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--normalize", "--normalise", action="store_true", help="average unit vectors, not predictions")
-
-
 def add_combine_arguments(parser: argparse.ArgumentParser, output: Path | None = None) -> None:
     parser.add_argument("--output", type=Path, default=output, required=output is None, help="the CSV to write")
-    add_normalize_argument(parser)
-    weights = "all the same, or by the validation MRR that the run of each file recorded"
+    parser.add_argument("--normalize", "--normalise", action="store_true", help="average unit vectors, not predictions")
+    weights = "mrr: by the validation MRR that the run of each file recorded"
     parser.add_argument("--weights", choices=("uniform", "mrr"), default="uniform", help=weights)
     parser.add_argument("--models-dir", type=Path, default=MODELS_DIR, help="where the runs are")
 
@@ -86,7 +76,8 @@ def combine_files(args: argparse.Namespace) -> None:
     if args.weights == "mrr":
         weights = recorded_mrrs(args.files, args.models_dir)
         weighting = f"by validation MRR, {min(weights):.4f} to {max(weights):.4f}"
-    settings = {"average of": _averaged(args), "weights": weighting, "output": args.output}
+    vectors = "unit vectors" if args.normalize else "predictions"
+    settings = {"average of": vectors, "weights": weighting, "output": args.output}
     print_settings(f"Averaging {len(args.files)} submissions", settings)
     caption_ids, embeddings = average(args.files, weights, normalize=args.normalize)
     write_submission(args.output, caption_ids, embeddings)
@@ -167,7 +158,7 @@ def select_runs(args: argparse.Namespace) -> None:
         "captions from": args.on,
         "measured": f"{len(part):,} of {len(part.of.pairs):,} captions; {halves}",
         "gallery": f"{len(part.images):,} images, held out by every run",
-        "average of": _averaged(args),
+        "average of": "unit vectors" if args.normalize else "predictions",
         "device": part.of.device,
     }
     print_settings(f"Selecting among {len(runs)} runs", settings)
@@ -175,15 +166,15 @@ def select_runs(args: argparse.Namespace) -> None:
     print_table(selection.curve)
     plot_selection(selection, args.plot)
     files = [run.submission for run in selection.order[: selection.count]]
-    single, mean, mean_of_all = (selection.means[number] for number in (0, selection.count - 1, -1))
-    gain = mean.over(mean_of_all)
-    command = ["python", "-m", "src.ensemble", "combine"]
+    output = [*["--normalize"] * args.normalize, "--output", "submission_ensemble_selected.csv"]
+    mean = selection.means[selection.count - 1]
+    gain = mean.over(selection.means[-1])
     summary = {
         "MRR, other half": f"{mean.mrr:.4f}",
-        "over the best single": f"{mean.over(single)} (95% interval)",
+        "over the best single": f"{mean.over(selection.means[0])} (95% interval)",
         "over the mean of all": f"{gain} (95% interval)",
         "curve": args.plot,
-        "average them with": shlex.join([*command, *files, *["--normalize"] * args.normalize, "--output", SELECTED]),
+        "average them with": f"python -m src.ensemble combine {shlex.join([*files, *output])}",
     }
     print_settings(f"{selection.count} of {len(runs)} runs selected", summary)
     if selection.count < len(runs) and gain.low <= 0:
@@ -192,14 +183,11 @@ def select_runs(args: argparse.Namespace) -> None:
 
 def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -> None:
     """The whole of an ensemble trainer's `main`. Raises InputError, at the end, if a seed failed."""
-    own = ensemble.recipe
-    parser = Parser(doc)
-    seeds = list(ensemble.reference_mrr)
-    parser.add_argument("--seeds", type=int, nargs="+", default=seeds, help="the members to train")
+    parser, own = Parser(doc), ensemble.recipe
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(ensemble.reference_mrr), help="members to train")
     parser.add_argument("--dry-run", action="store_true", help="only list what would be trained and what exists")
-    parser.add_argument(
-        "--recipe", help=f"{', '.join(RECIPES)}, or a JSON file of its fields (default: the script's own, {own.name})"
-    )
+    recipes = f"{', '.join(RECIPES)}, or a JSON file of its fields (default: the script's own, {own.name})"
+    parser.add_argument("--recipe", help=recipes)
     add_job_arguments(parser, train_npz=ensemble.train_npz)
     add_recipe_arguments(parser, own, without=("seed",))
     args = parser.parse_args(argv)
@@ -244,10 +232,6 @@ def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -
 
 def print_table(table: "pd.DataFrame") -> None:
     print(table.to_string(index=False, na_rep="-", float_format="{:.4f}".format))
-
-
-def _averaged(args: argparse.Namespace) -> str:
-    return "unit vectors" if args.normalize else "predictions"
 
 
 if __name__ == "__main__":

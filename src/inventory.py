@@ -11,7 +11,7 @@ from src.common.cli import Parser, run_main
 from src.common.paths import MODELS_DIR
 from src.ensembles.members import Member
 from src.training.recipe import RECIPES, Recipe, difference
-from src.training.runs import Results, State, read_run
+from src.training.runs import State, read_run
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,9 +27,12 @@ def main(argv: list[str] | None = None) -> None:
 def cells(member: Member, models_dir: Path) -> list[str]:
     """A row of the table, with the figures of the member's run once it is finished."""
     ensemble, record = member.ensemble, read_run(models_dir / member.run_name)
-    mrrs: list[float | None] = [ensemble.reference_mrr[member.seed], None, None]
+    own = unfiltered = None
     if record and record.results and record.status == State.FINISHED:
-        mrrs[1:] = validation_mrrs(record.results, ensemble.dataset)
+        own = (record.results.own_measures or record.results.measures)["mrr"]
+        if record.results.own_measures or ensemble.dataset == "raw":
+            unfiltered = record.results.mrr
+    mrrs = (ensemble.reference_mrr[member.seed], own, unfiltered)
     return [
         f"`{ensemble.script}`",
         str(member.seed),
@@ -37,13 +40,6 @@ def cells(member: Member, models_dir: Path) -> list[str]:
         *("–" if mrr is None else f"{mrr:.6f}" for mrr in mrrs),
         "yes" if member in THE_16 else "",
     ]
-
-
-def validation_mrrs(results: Results, dataset: str) -> tuple[float, float | None]:
-    """A run's validation MRR on captions of its own dataset and, if they were measured, on unfiltered ones."""
-    if results.own_measures:
-        return results.own_measures["mrr"], results.mrr
-    return results.mrr, results.mrr if dataset == "raw" else None
 
 
 def config(own: Recipe, trained: Recipe) -> str:

@@ -12,28 +12,25 @@ from pathlib import Path
 
 
 class FileLocks:
-    """As many locks as one likes in one file: lock k is that of byte k. They exclude other processes, not threads.
-
-    The file stays open for as long as the process lives: closing it anywhere in a process would drop all of its locks.
-    """
+    """As many locks as one likes in one file: lock k is that of byte k. They exclude other processes, not threads."""
 
     def __init__(self, path: Path) -> None:
+        # Never closed: to close the file anywhere in a process would drop all of its locks.
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
 
     def acquire(self, number: int, *, wait: bool = True) -> bool:
         """Take a lock, when no other process holds it any longer or if none does. Returns whether it is ours."""
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, number)
+            return True
         except (BlockingIOError, PermissionError):
             return False
-        return True
 
     def release(self, number: int) -> None:
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)
 
     @contextmanager
     def held(self, number: int) -> Iterator[None]:
-        """Hold a lock for the length of a `with` block."""
         self.acquire(number)
         try:
             yield

@@ -1,3 +1,2 @@
-"""Several translators as one: the members of an ensemble, their training, the mean of their submissions, how good it is
-and which runs to average. Imports src.common, src.data and src.training; the commands import it. `members` does without
-torch."""
+"""Several translators as one: the members of an ensemble, their training, their mean, how good it is, which to average.
+Imports src.common, src.data and src.training. `members` does without torch."""

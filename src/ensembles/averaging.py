@@ -1,7 +1,4 @@
-"""The mean of submissions, from CSV files alone.
-
-Shapes: N captions, V image width.
-"""
+"""The mean of submissions, from CSV files alone. Shapes: N captions, V image width."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +16,8 @@ def average(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The weighted mean of submissions or, with `normalize`, of their unit vectors.
 
-    Returns caption_ids (N,) int64 in the first file's order, and embeddings (N, V) float32. Holds one running float64
-    mean and one file at a time. Raises InputError if a file cannot be read, if ids or widths differ, or if a vector to
-    be normalised is all zeros.
+    Returns caption_ids (N,) int64 in the first file's order, and embeddings (N, V) float32. Holds a float64 sum and one
+    file at a time. Raises InputError.
     """
     caption_ids, total_NV = np.empty(0, np.int64), np.empty((0, 0))
     for number, (file, weight) in enumerate(zip(tqdm(files, desc="averaging", unit="file"), weights, strict=True)):
@@ -32,9 +28,9 @@ def average(
             embeddings_NV = submission.aligned(caption_ids).astype(np.float64)
         except InputError as error:
             raise InputError(f"{error}; those of {files[0]} are expected") from None
-        width, expected = embeddings_NV.shape[1], total_NV.shape[1]
-        if width != expected:
-            raise InputError(f"{file}: its embeddings have {width} numbers; {files[0]} has {expected}")
+        width = embeddings_NV.shape[1]
+        if width != total_NV.shape[1]:
+            raise InputError(f"{file}: its embeddings have {width} numbers; {files[0]} has {total_NV.shape[1]}")
         if normalize:
             norm_N = np.linalg.norm(embeddings_NV, axis=1)
             if not norm_N.all():

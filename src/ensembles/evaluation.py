@@ -1,8 +1,7 @@
-"""How good single runs and means of them are, on captions that they did not train on; differences with their
-uncertainty.
+"""How good single runs and means of them are on captions that they did not train on.
 
-Each run's best epoch was chosen on its validation captions, and the best single run is chosen here: both flatter
-single runs a little, so the gain from averaging is not overstated.
+A run's best epoch was chosen on its validation captions, and the best run is chosen here: both flatter single runs a
+little, so the gain from averaging is not overstated.
 
 Shapes: n captions of the part that is measured, V image width, R runs.
 """
@@ -24,7 +23,6 @@ from src.ensembles.held_out import Run, unseen_captions
 from src.training.inputs import Part
 from src.training.metrics import challenge_protocol, reciprocal_ranks, retrieval_ranks
 
-RESAMPLES = 9999
 PER_CAPTION = ("MRR", "R@1", "R@5", "R@10")
 
 
@@ -41,10 +39,9 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What is measured, on `part`, of one run or of a mean of runs. count: how many predict a caption, as "3" or "1-3".
+    """How good a run is, or a mean of runs, of which `count` predict a caption, as "3" or "1-3".
 
-    per_caption (n, 4) float64: each caption's reciprocal rank and whether its image is among the first 1, 5 and 10;
-    NaN for a caption that is not predicted.
+    per_caption (n, 4) float64: PER_CAPTION of each caption of `part`, NaN where it is not predicted.
     """
 
     label: str
@@ -70,15 +67,14 @@ class Measured:
 
     def over(self, other: "Measured") -> Difference:
         """MRR − MRR of `other`, on the captions that both predict."""
-        image_n = self.part.target_n.cpu().numpy()
-        return paired_difference(self.per_caption[:, 0], other.per_caption[:, 0], image_n)
+        return paired_difference(self.per_caption[:, 0], other.per_caption[:, 0], self.part.target_n.cpu().numpy())
 
 
 def paired_difference(ours_n: np.ndarray, theirs_n: np.ndarray, image_n: np.ndarray) -> Difference:
     """Mean of ours − theirs over the captions that have both, whose images are `image_n`.
 
-    A paired percentile bootstrap over images (Efron & Tibshirani 1993): an image is drawn with all of its captions,
-    because they are not independent. Raises InputError for fewer than two images.
+    A paired percentile bootstrap (Efron & Tibshirani 1993) over images, because the captions of one are not
+    independent. Raises InputError for fewer than two images.
     """
     gain_n = ours_n - theirs_n
     both = np.isfinite(gain_n)
@@ -90,31 +86,29 @@ def paired_difference(ours_n: np.ndarray, theirs_n: np.ndarray, image_n: np.ndar
         (gain, count),
         lambda gain, count, axis: gain.sum(axis=axis) / count.sum(axis=axis),
         paired=True,
-        n_resamples=RESAMPLES,
         batch=1000,
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return Difference(float(gain.sum() / count.sum()), float(interval.low), float(interval.high))
+    return Difference(gain.sum() / count.sum(), *interval)
 
 
 def measure_runs(runs: Sequence[Run], part: Part, prefix: str = "") -> tuple[list[Measured], list[Measured]]:
     """Measure single runs and means of them, every caption predicted by the runs that did not train on its image.
 
     Returns the single runs; and, if there are two or more, a single run on average and the three means that `combine`
-    makes: plain, weighted by recorded MRR, and of unit vectors. `prefix` begins their labels. Holds four (n, V) float32
-    arrays, however many runs there are.
+    makes. Holds four (n, V) float32 arrays, however many runs there are.
     """
     singles, unseen_Rn = [], unseen_captions(runs, part)
-    shape = len(part), part.of.image_MV.shape[1]
-    # Neither measure depends on a prediction's length, so that sums do for means.
-    mean_nV, weighted_nV, normalised_nV = (torch.zeros(shape, device=part.of.device) for _ in range(3))
+    # No measure depends on a prediction's length, so that sums do for means.
+    labels = "mean", "MRR-weighted mean", "normalised mean"
+    totals = {label: torch.zeros(len(part), part.of.image_MV.shape[1], device=part.of.device) for label in labels}
     for run, unseen_n in zip(tqdm(runs, desc="predicting", unit="run"), unseen_Rn, strict=True):
         prediction = run.predict(replace(part, captions=part.captions[unseen_n]))
         singles.append(Measured.of(prediction, unseen_n, part, label=f"{prefix}{run.folder}", count="1"))
-        mean_nV[unseen_n] += prediction
-        weighted_nV[unseen_n] += run.mrr * prediction
-        normalised_nV[unseen_n] += F.normalize(prediction, dim=1)
+        totals["mean"][unseen_n] += prediction
+        totals["MRR-weighted mean"][unseen_n] += run.mrr * prediction
+        totals["normalised mean"][unseen_n] += F.normalize(prediction, dim=1)
     if len(runs) == 1:
         return singles, []
     counts = unseen_Rn.sum(dim=0).tolist()
@@ -123,8 +117,7 @@ def measure_runs(runs: Sequence[Run], part: Part, prefix: str = "") -> tuple[lis
     expected = np.nanmean([single.per_caption for single in singles], axis=0)
     together = [Measured(f"{prefix}single runs, on average", "1", part, expected)]
     everything = torch.ones(len(part), dtype=torch.bool, device=part.of.device)
-    means = {"mean": mean_nV, "MRR-weighted mean": weighted_nV, "normalised mean": normalised_nV}
-    for label, total_nV in means.items():
+    for label, total_nV in totals.items():
         together.append(Measured.of(total_nV, everything, part, label=f"{prefix}{label}", count=count))
     return singles, together
 

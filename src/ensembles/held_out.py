@@ -1,13 +1,10 @@
 """Finished runs, and the images that they may be measured on because they did not train on them.
 
-Shapes: N captions and M images of the pairs to measure on; n captions of a part; V image width, R runs.
-
-A run saw every image of its training file that it did not hold out, whatever a filter left of the image's captions.
+Shapes: M images of the pairs to measure on; n captions of a part; V image width, R runs.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +22,7 @@ from src.training.runs import BEST_MRR, SUBMISSION, RunRecord, State, recorded_r
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A finished run: its folder and its record."""
+    """A finished run."""
 
     folder: Path
     record: RunRecord
@@ -40,7 +37,10 @@ class Run:
         return self.record.submission.path if self.record.submission else str(self.folder / SUBMISSION)
 
     def held_out(self, on: Pairs) -> np.ndarray:
-        """Which images of `on` the run did not train on, (M,) bool. Raises InputError if that cannot be told."""
+        """Which images of `on` the run did not train on, (M,) bool. Raises InputError if that cannot be told.
+
+        It saw the images of its training file that did not validate, whatever a filter left of their captions.
+        """
         recipe, data = self.record.recipe, self.record.data
         names = self._image_names(data.train_npz, data.train_fingerprint, on)
         validates = validation_images(names, recipe.val_fraction, recipe.effective_split_seed)
@@ -54,24 +54,16 @@ class Run:
             return on.image_names
         if not Path(path).is_file() or recorded != fingerprint(path):
             raise InputError(f"{self.folder}: its {path} is gone or has changed, so what it trained on is not known")
-        return _image_names_in(path)
+        with open_npz(path) as archive:
+            return archive.array("images/names", rank=1, kind="U").astype(object)
 
     def predict(self, part: Part) -> Tensor:
         """Predict the captions' images, (n, V) float32 on the part's device. Raises InputError as `load_translator`."""
         return translate(load_translator(self.folder / BEST_MRR, part.of.device, of=part.of.pairs), part.text_nT)
 
 
-@cache
-def _image_names_in(path: str) -> np.ndarray:
-    with open_npz(path) as archive:
-        return archive.array("images/names", rank=1, kind="U").astype(object)
-
-
 def finished_runs(folders: Sequence[Path]) -> list[Run]:
-    """The finished runs in `folders` (of runs, or folders of those), each once.
-
-    Raises InputError for a folder without one.
-    """
+    """The finished runs in and below `folders`, each once. Raises InputError for a folder without one."""
     runs: dict[Path, Run] = {}
     for folder in folders:
         found = [Run(path, record) for path, record in recorded_runs(folder) if record.status == State.FINISHED]
@@ -82,40 +74,30 @@ def finished_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def open_part(path: Path, runs: Sequence[Run], device: torch.device, *, out_of_fold: bool = False) -> Part:
-    """The captions of a file to measure runs on, in turns: those of the images that all runs held out or, with
-    `out_of_fold`, that any run did. Raises InputError, also as `common_images` does."""
+    """The images of a file that all runs held out or, with `out_of_fold`, that any run did. Raises InputError."""
     pairs = open_pairs(path)
     images = np.any([run.held_out(pairs) for run in runs], axis=0) if out_of_fold else common_images(runs, pairs)
     return OnDevice(pairs, device).part(images, turns=True)
 
 
 def common_images(runs: Sequence[Run], on: Pairs) -> np.ndarray:
-    """The images of `on` to measure all runs on: those held out by the run that held out fewest. (M,) bool.
-
-    Raises InputError if another run trained on some of them.
-    """
+    """The images of `on` held out by the run with the fewest, (M,) bool. Raises InputError if another run saw some."""
     held_RM = [run.held_out(on) for run in runs]
-    fewest = int(np.argmin([held.sum() for held in held_RM]))
-    images = held_RM[fewest]
+    images, fewest = min(zip(held_RM, runs, strict=True), key=lambda pair: pair[0].sum())
     if images.sum() < 2:
-        raise InputError(
-            f"{runs[fewest].folder}: trained on {(~images).sum()} of the {len(images)} images of {on.source}; "
-            "measure it on other captions with --on"
-        )
+        seen = f"{(~images).sum()} of the {len(images)} images of {on.source}"
+        raise InputError(f"{fewest.folder}: trained on {seen}; measure it on other captions with --on")
     for run, held in zip(runs, held_RM, strict=True):
         if seen := (images & ~held).sum():
             raise InputError(
                 f"{run.folder}: trained on {seen} of the {images.sum()} images that it would be measured on, held "
-                f"out by {runs[fewest].folder}; train all with one --split-seed, or measure with --out-of-fold"
+                f"out by {fewest.folder}; train all with one --split-seed, or measure with --out-of-fold"
             )
     return images
 
 
 def unseen_captions(runs: Sequence[Run], part: Part) -> Tensor:
-    """Which captions of a part each run may predict, since it did not train on their images: (R, n) bool.
-
-    Raises InputError for a run that may predict none.
-    """
+    """Which captions of a part each run did not train on, (R, n) bool. Raises InputError for a run that saw all."""
     held_RM = torch.from_numpy(np.array([run.held_out(part.of.pairs) for run in runs])).to(part.of.device)
     held_Rn = held_RM[:, part.of.image_of_caption_N[part.captions]]
     for run, held_n in zip(runs, held_Rn, strict=True):

@@ -1,5 +1,6 @@
 """The members of an ensemble: one recipe, many seeds; which script trains them, and where their submissions lie."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +15,8 @@ from src.training.runs import SUBMISSION, folder_name
 class Ensemble:
     """Models that differ in their seeds only.
 
-    script: the file that trains them. dataset: what train_npz is called for short. val_npz: where the captions that
-    validate come from as long as it is train_npz that trains; None: from there too. reference_mrr: the seeds, each
-    with the validation MRR that is to be reproduced, None where none was recorded.
+    dataset: what train_npz is called for short. val_npz: of the captions that validate if train_npz trains; None: that
+    too. reference_mrr: the seeds, with the validation MRR to be reproduced, None where none was recorded.
     """
 
     script: str
@@ -33,8 +33,6 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class Member:
-    """One model of an ensemble."""
-
     ensemble: Ensemble
     seed: int
 
@@ -51,19 +49,13 @@ class Member:
 def member_files(members: Sequence[Member], models_dir: Path) -> list[Path]:
     """The members' submissions. Raises InputError that names those missing and the commands that make them."""
     files = [models_dir / member.run_name / SUBMISSION for member in members]
-    missing = [number for number, file in enumerate(files) if not file.is_file()]
+    missing = [(member, file) for member, file in zip(members, files, strict=True) if not file.is_file()]
     if missing:
         others = f", nor those of {len(missing) - 1} other members" if len(missing) > 1 else ""
-        commands = training_commands([members[number] for number in missing], models_dir)
-        raise InputError(f"{files[missing[0]]}: no such file{others}; run {commands}")
+        where = "" if models_dir == MODELS_DIR else f" --models-dir {models_dir}"
+        seeds: dict[str, str] = defaultdict(str)  # by script
+        for member, _ in missing:
+            seeds[member.ensemble.script] += f" {member.seed}"
+        commands = " and ".join(f"`python {script} --seeds{some}{where}`" for script, some in seeds.items())
+        raise InputError(f"{missing[0][1]}: no such file{others}; run {commands}")
     return files
-
-
-def training_commands(members: Sequence[Member], models_dir: Path) -> str:
-    """The commands that train these members, one a script."""
-    where = "" if models_dir == MODELS_DIR else f" --models-dir {models_dir}"
-    seeds: dict[str, str] = {}
-    for member in members:
-        script = member.ensemble.script
-        seeds[script] = f"{seeds.get(script, '')} {member.seed}"
-    return " and ".join(f"`python {script} --seeds{of}{where}`" for script, of in seeds.items())

@@ -1,8 +1,7 @@
 """Which runs to average: forward selection on validation predictions.
 
-Caruana, Niculescu-Mizil, Crew & Ksikes 2004, "Ensemble selection from libraries of models": start with the best run
-and add, again and again, the one that raises the MRR of the mean most. Each run is added once, because `combine`
-gives all files one weight. The curve goes on to the mean of all runs; its highest point is what is selected.
+Caruana, Niculescu-Mizil, Crew & Ksikes 2004, "Ensemble selection from libraries of models". Each run is added once,
+because `combine` gives all files one weight.
 
 Shapes: n captions of the part that is measured, m images of its gallery, V image width, R runs.
 """
@@ -11,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -31,8 +29,7 @@ CHOOSING, OTHER = "MRR, choosing half", "MRR, other half"
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """order: the runs as they are added one by one; curve: a row after each, see CHOOSING and OTHER; means: the mean
-    after each, measured on the captions that do not choose."""
+    """order: the runs as they are added; curve: a row after each; means: the mean after each, on the other half."""
 
     order: list[Run]
     curve: pd.DataFrame
@@ -45,16 +42,15 @@ class Selection:
 
 
 def choosing_half(part: Part, seed: int) -> Tensor:
-    """Which captions choose: those of one half of the images, by their names and the seed. (n,) bool."""
+    """The captions of one half of the images, drawn by their names and the seed, (n,) bool."""
     names = part.of.pairs.image_names[part.images.cpu().numpy()]
     return torch.from_numpy(image_folds(names, 2, seed) == 0).to(part.of.device)[part.target_n]
 
 
 def select(runs: Sequence[Run], part: Part, chooses_n: Tensor, *, normalize: bool = False) -> Selection:
-    """Select by the captions of the mask `chooses_n` and measure on the others; the gallery is the whole part's.
+    """Select by the captions `chooses_n` and measure on the others; the gallery is the whole part's.
 
-    `normalize`: for means of unit vectors. Holds R predictions (n, V) float32: 77 MB a run for 12,500 captions of width
-    1536. Raises InputError as `Run.predict` does, and NonFiniteError.
+    Holds R predictions (n, V) float32: 77 MB a run for 12,500 captions of width 1536. Raises NonFiniteError.
     """
     predictions = [run.predict(part) for run in tqdm(runs, desc="predicting", unit="run")]
     if normalize:
@@ -76,15 +72,12 @@ def forward_selection(predictions: Sequence[Tensor], gallery_mV: Tensor, target_
     """
     steps: list[tuple[int, float]] = []
     left, total_nV = list(range(len(predictions))), torch.zeros_like(predictions[0])
-    with tqdm(total=len(left) * (len(left) + 1) // 2, desc="selecting", unit="mean") as progress:
-        while left:
-            scores = []
-            for run in left:
-                scores.append(mrr(retrieval_ranks(total_nV + predictions[run], gallery_mV, target_n)))
-                progress.update()
-            best = int(np.argmax(scores))
-            total_nV += predictions[left[best]]
-            steps.append((left.pop(best), scores[best]))
+    for _ in tqdm(predictions, desc="selecting", unit="run"):
+        scores = {run: mrr(retrieval_ranks(total_nV + predictions[run], gallery_mV, target_n)) for run in left}
+        best = max(left, key=scores.__getitem__)
+        left.remove(best)
+        total_nV += predictions[best]
+        steps.append((best, scores[best]))
     return steps
 
 

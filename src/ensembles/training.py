@@ -1,12 +1,9 @@
-"""Train the members of an ensemble, as far as their folders say that it is left to do.
-
-A finished member is not trained again, an interrupted one continues, a failed one starts anew, and a finished one whose
-submission is gone or is of other test captions predicts again.
-"""
+"""Train the members of an ensemble, as far as their folders say that it is left to do."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -36,7 +33,8 @@ def plan(recipe: Recipe, data: TrainingData, run_dir: Path) -> Task:
     if state == State.FINISHED:
         record = read_run(run_dir)
         predicted = record and record.data.test_fingerprint == data.record.test_fingerprint
-        state = State.FINISHED if predicted and (run_dir / SUBMISSION).exists() else TO_PREDICT
+        if not predicted or not (run_dir / SUBMISSION).exists():
+            state = TO_PREDICT
     elif state != State.TO_RESUME:
         state = State.NEW
     return Task(recipe, run_dir, state)
@@ -61,18 +59,14 @@ def tabulate(tasks: Sequence[Task]) -> pd.DataFrame:
     """A row for each member, with the figures of those that have been trained."""
     rows = []
     for task in tasks:
-        rows.append({"seed": task.recipe.seed, "state": task.state, "run": task.run_dir})
+        row: dict[str, Any] = {"seed": task.recipe.seed, "state": task.state, "run": task.run_dir}
         record = read_run(task.run_dir)
-        if record is None or record.results is None:
-            continue
-        results, measures = record.results, record.results.measures
-        rows[-1] |= {
-            "epoch": f"{results.best_epoch}/{results.epochs}",
-            "minutes": f"{results.training_seconds / 60:.1f}",
-            "MRR": results.mrr,
-            "R@10": measures["recall_at_10"],
-            "challenge MRR": measures["challenge_mrr"],
-        }
-        if results.own_measures:
-            rows[-1]["MRR on own captions"] = results.own_measures["mrr"]
+        if record and (results := record.results):
+            row["epoch"] = f"{results.best_epoch}/{results.epochs}"
+            row["minutes"] = f"{results.training_seconds / 60:.1f}"
+            row["MRR"], row["R@10"] = results.mrr, results.measures["recall_at_10"]
+            row["challenge MRR"] = results.measures["challenge_mrr"]
+            if results.own_measures:
+                row["MRR on own captions"] = results.own_measures["mrr"]
+        rows.append(row)
     return pd.DataFrame(rows)

@@ -1,9 +1,9 @@
-"""The loop over trials. Any number of processes may work on one search: each trains one trial after the other until the
-number of trials asked for has ended. One that finds nothing to do waits for the others: if one of them dies, it takes
-the trial up."""
+"""The loop over trials, of any number of processes that work on one search: each trains trial after trial until as many
+as are asked for have ended. One with nothing left to do waits: if another process dies, it takes the trial up."""
 
 import sys
 import time
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,20 @@ from src.training.fit import EpochRow
 from src.training.inputs import TrainingData
 from src.training.job import predict_again, train_run
 from src.training.machine import Machine
-from src.training.runs import Provenance, State, read_run, state_of
+from src.training.runs import State, read_run, state_of
 
 MOST_DEATHS = 3
 SECONDS_BETWEEN_LOOKS = 2
+# What has to be the same for a continued run to be what it would have been without the interruption.
+CONDITIONS = attrgetter("device", "precision", "threads", "versions")
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 def search(
     store: SearchStore, trials: int, data: TrainingData, machine: Machine, submission: Path | None
 ) -> list[TrialRow]:
-    """Run trials until so many have ended, here or in other processes; then print the best, draw the plots and predict
-    the submission with the best one. Returns the rows of all. Raises InputError if none finished."""
+    """Run trials until so many have ended; then print the best, draw the plots and predict the submission with the best
+    one. Returns all rows. Raises InputError if none finished."""
     _run_trials(store, trials, data, machine)
     with store.exclusive():  # the other processes come to this as well
         rows = store.rows()
@@ -46,8 +48,7 @@ def search(
 def _run_trials(store: SearchStore, trials: int, data: TrainingData, machine: Machine) -> None:
     with tqdm(total=trials, initial=len(store.rows()), desc="trials", unit="trial", position=0) as progress:
         while True:
-            trial = store.claim(trials)
-            rows = store.rows()
+            trial, rows = store.claim(trials), store.rows()
             progress.n = sum(row["trial"] <= trials for row in rows)
             progress.set_postfix_str(_best_of(rows))
             if trial is not None:
@@ -67,19 +68,16 @@ def _best_of(rows: list[TrialRow]) -> str:
 
 
 def _line(row: TrialRow, trials: int) -> str:
-    """How a trial ended."""
+    how = f"failed: {row['reason']}"
     if row["state"] == State.FINISHED:
         how = f"MRR {row['mrr']:.4f} in epoch {row['best_epoch']} of {row['epochs']}"
     elif row["state"] == State.PRUNED:
         how = f"pruned after epoch {row['epochs']} with MRR {row['mrr']:.4f}"
-    else:
-        how = f"failed: {row['reason']}"
     return f"trial {row['trial']} of {trials}: {how}"
 
 
 def run_trial(store: SearchStore, trial: optuna.Trial, trials: int, data: TrainingData, machine: Machine) -> TrialRow:
-    """Train one configuration, continuing what a dead process left, and record how it ended. Returns its row. One that
-    has killed its process again and again (by taking all memory, say) ends as failed."""
+    """Train one configuration, continuing what a dead process left, and record how it ended. Returns its row."""
     if trial.user_attrs["starts"] > MOST_DEATHS:
         reason = f"its process died {MOST_DEATHS} times before an epoch was over; out of memory?"
         return store.end(trial, State.FAILED, {}, reason)
@@ -95,13 +93,12 @@ def run_trial(store: SearchStore, trial: optuna.Trial, trials: int, data: Traini
     try:
         record = read_run(run_dir)
         if record is None or found != State.FINISHED:  # else a process died between training and recording
-            same = record is not None and _conditions(record.provenance) == _conditions(here)
+            same = record is not None and CONDITIONS(record.provenance) == CONDITIONS(here)
             resume = found == State.TO_RESUME and same
             bar = {"desc": f"trial {trial.number + 1} of {trials}", "position": 1, "leave": False}
             record = train_run(recipe, data, run_dir, machine=machine, resume=resume, on_epoch=on_epoch, bar=bar)
         assert record.results, "a finished run has them"
-        results |= record.results.measures
-        results |= {"training_seconds": record.results.training_seconds}
+        results |= {**record.results.measures, "training_seconds": record.results.training_seconds}
         results |= {"device": record.provenance.device, "precision": record.provenance.precision}
         state, reason = State.FINISHED, ""
     except optuna.TrialPruned:
@@ -113,11 +110,6 @@ def run_trial(store: SearchStore, trial: optuna.Trial, trials: int, data: Traini
         state, reason = State.FAILED, _reason(error)
         torch.cuda.empty_cache()
     return store.end(trial, state, results, reason)
-
-
-def _conditions(provenance: Provenance) -> tuple:
-    """What has to be the same for a continued run to be what it would have been without the interruption."""
-    return provenance.device, provenance.precision, provenance.threads, provenance.versions
 
 
 def _reason(error: Exception) -> str:

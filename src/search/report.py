@@ -14,14 +14,13 @@ from src.common.files import atomic_path
 from src.search.space import Space
 from src.search.store import TrialRow, ranked
 
-TRIALS_SHOWN = 10
 PANELS_A_LINE = 4
 HYPERPARAMETERS_PNG, IMPORTANCE_PNG = "mrr_by_hyperparameter.png", "importance.png"
 
 
 def top_table(rows: list[TrialRow], space: Space) -> pd.DataFrame:
-    """The best finished trials, the best first: measures and configuration, as text."""
-    table = [
+    """The ten best finished trials, the best first: measures and configuration, as text."""
+    return pd.DataFrame(
         {
             "trial": row["trial"],
             "MRR": f"{row['mrr']:.4f}",
@@ -29,11 +28,10 @@ def top_table(rows: list[TrialRow], space: Space) -> pd.DataFrame:
             "challenge MRR": f"{row['challenge_mrr']:.4f}",
             "epoch": f"{row['best_epoch']}/{row['epochs']}",
             "minutes": f"{row['training_seconds'] / 60:.1f}",
+            **{name: str(row[name]) for name in space.choices},
         }
-        | {name: f"{row[name]}" for name in space.choices}
-        for row in ranked(rows)[:TRIALS_SHOWN]
-    ]
-    return pd.DataFrame(table)
+        for row in ranked(rows)[:10]
+    )
 
 
 def draw_plots(rows: list[TrialRow], space: Space, folder: Path) -> None:

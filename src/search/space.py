@@ -22,26 +22,19 @@ class Space:
 
     @classmethod
     def of(cls, base: Recipe, choices: Mapping[str, Iterable]) -> "Space":
-        """The space of some fields' choices; the other fields are as in `base`. Raises InputError for a choice that
-        makes no sense."""
-        every = {name: tuple(sorted(set(choices.get(name, (getattr(base, name),))))) for name in SEARCHABLE}
-        lowest = {name: values[0] for name, values in every.items()}
-        space = cls(replace(base, **lowest), {name: values for name, values in every.items() if len(values) > 1})
-        # A recipe refuses what is too low or too high of a field, and loss weights that are all 0. `base` has the
-        # lowest of all fields, so what is left to check is each choice beside the highest of the others.
-        highest = {name: space.highest(name) for name in space.choices}
+        """The space of some fields' choices; the others are as in `base`. Raises InputError for one without sense."""
+        given = {name: tuple(sorted(set(choices[name]))) for name in SEARCHABLE if name in choices}
+        lowest = replace(base, **{name: values[0] for name, values in given.items()})
+        space = cls(lowest, {name: values for name, values in given.items() if len(values) > 1})
+        # A recipe checks each field by itself, but for loss weights that are all 0: those of the lowest choices.
         for name, values in space.choices.items():
             for value in values:
-                space.recipe(highest | {name: value})
+                space.recipe({name: value})
         return space
 
     @property
     def size(self) -> int:
         return math.prod(map(len, self.choices.values()))
-
-    def highest(self, name: str) -> Any:
-        """The highest choice of a field."""
-        return self.choices[name][-1] if name in self.choices else getattr(self.base, name)
 
     def recipe(self, configuration: Mapping[str, Any]) -> Recipe:
         """The recipe of a choice for each field that has several."""

@@ -13,14 +13,12 @@ repair. A trial that is running without its lock was left by a process that died
 import json
 import os
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
-from optuna.pruners import BasePruner
-from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -46,7 +44,7 @@ class SearchStore:
     """A search in `folder`, new or continued; its table is `results`.
 
     `data` is the identity of what is trained on; the best `keep` trials keep their weights. Raises InputError for a
-    folder with another search or a damaged one, and for `results` with other rows than this search's.
+    folder with another search or a damaged one, and for a table with other rows.
     """
 
     folder: Path
@@ -55,9 +53,8 @@ class SearchStore:
     data: dict[str, str]
     sampler: str
     seed: int
-    pruner: BasePruner
+    pruner: optuna.pruners.BasePruner
     keep: int
-    study: optuna.Study = field(init=False)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -70,14 +67,14 @@ class SearchStore:
                 if any(self.folder.glob("trial_*")):
                     raise InputError(f"{self.folder}: holds trials without their {JOURNAL}; move the folder away")
                 self._write_table([])
-            lock = _JournalLock(self._locks, journal)
+            lock: Any = _JournalLock(self._locks, journal)
             try:
                 self.study = optuna.create_study(
-                    storage=JournalStorage(JournalFileBackend(str(journal), lock)),  # type: ignore[arg-type]
+                    storage=JournalStorage(JournalFileBackend(str(journal), lock)),
                     study_name="hpsearch",
                     direction="maximize",
                     load_if_exists=True,
-                    sampler=RandomSampler(),  # is never asked: configurations are drawn before their trials
+                    sampler=optuna.samplers.RandomSampler(),  # is never asked: all is drawn before
                     pruner=self.pruner,
                 )
             except (ValueError, KeyError, TypeError, AssertionError) as error:
@@ -102,16 +99,15 @@ class SearchStore:
         have ended or are running in other processes."""
         with self.exclusive():
             known = self._trials()
-            unfinished = (trial for trial in known[:trials] if not trial.state.is_finished())
-            free = next((trial for trial in unfinished if self._lock(trial.number, wait=False)), None)
-            if free is None and len(known) < trials:
-                configuration, choices = draw(self.space, known, self.sampler, self.seed), distributions(self.space)
-                waiting = create_trial(state=TrialState.WAITING, params=configuration, distributions=choices)
-                self.study.add_trial(waiting)
-                free = self._trials()[-1]
-                self._lock(free.number)
-            if free is None:
+            unfinished = (t for t in known[:trials] if not t.state.is_finished())
+            free = next((t for t in unfinished if self._locks.acquire(FIRST_TRIAL + t.number, wait=False)), None)
+            if free is None and len(known) >= trials:
                 return None
+            if free is None:
+                params, choices = draw(self.space, known, self.sampler, self.seed), distributions(self.space)
+                self.study.add_trial(create_trial(state=TrialState.WAITING, params=params, distributions=choices))
+                free = self._trials()[-1]
+                self._locks.acquire(FIRST_TRIAL + free.number)
             # Optuna is asked for what waits, and the first of these is the free one.
             trial = self.study.ask() if free.state == TrialState.WAITING else optuna.Trial(self.study, free._trial_id)
             trial.set_user_attr("starts", trial.user_attrs.get("starts", 0) + 1)
@@ -126,17 +122,13 @@ class SearchStore:
         return trial.should_prune()
 
     def end(self, trial: optuna.Trial, state: State, results: dict[str, Any], reason: str = "") -> TrialRow:
-        """Record how a trial ended, in its folder, the journal and all that is made from it. Returns its row.
-
-        `results` may have more than the table's columns.
-        """
+        """Record how a trial ended, in its folder, the journal and all that is made from it. Returns its row."""
         run_dir = self.run_dir(trial.number + 1)
-        values: dict[str, Any] = {"trial": trial.number + 1, "state": state}
+        values: dict[str, Any] = {"trial": trial.number + 1, "state": state, "ended": now(), "run": str(run_dir)}
         if reached := self._trials()[trial.number].intermediate_values:
             best_epoch = max(reached, key=reached.__getitem__)
             values |= {"mrr": reached[best_epoch], "best_epoch": best_epoch, "epochs": max(reached)}
-        values |= results | trial.params
-        values |= {"ended": now(), "run": str(run_dir), "reason": " ".join(reason.split())}
+        values |= results | trial.params | {"reason": " ".join(reason.split())}
         row = {column: values.get(column, "") for column in self._columns}
         with self.exclusive():
             if state != State.FINISHED and (record := read_run(run_dir)):
@@ -152,9 +144,6 @@ class SearchStore:
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
-    def _lock(self, number: int, *, wait: bool = True) -> bool:
-        return self._locks.acquire(FIRST_TRIAL + number, wait=wait)
-
     def _check_settings(self) -> None:
         """Record what the search is about, or compare it with what it was begun with."""
         ours = {"base": asdict(self.space.base), "choices": self.space.choices, "data": self.data}
@@ -164,21 +153,18 @@ class SearchStore:
             self.study.set_user_attr("settings", ours)
             return
         theirs |= {"base": asdict(recorded_recipe(theirs["base"]))}  # may be of an older version of this project
-        parts = ("base", "data", "choices")  # the choices come last: `base` has the lowest one of what is searched
-        before, after = ({**each, **{k: v for part in parts for k, v in each[part].items()}} for each in (theirs, ours))
-        differing = [name for name in before | after if name not in parts and before.get(name) != after.get(name)]
-        if differing:
-            raise InputError(
-                f"{self.folder}: holds a search with another {', '.join(differing)}; choose another --models-dir and "
-                "--results, or remove it"
-            )
+        for settings in (theirs, ours):
+            for part in ("base", "data", "choices"):  # the choices last: `base` has the lowest of what is searched
+                settings |= settings.pop(part)
+        if differing := ", ".join(name for name in theirs | ours if theirs.get(name) != ours.get(name)):
+            advice = "choose another --models-dir and --results, or remove it"
+            raise InputError(f"{self.folder}: holds a search with another {differing}; {advice}")
 
     def _publish(self) -> None:
         """Write the table and the best recipe, and remove the weights of all but the best."""
         rows = self.rows()
         self._write_table(rows)
-        ranking = ranked(rows)
-        if ranking:
+        if ranking := ranked(rows):
             best = {name: ranking[0][name] for name in self.space.choices}
             write_json(self.folder / BEST_RECIPE, asdict(self.space.recipe(best)))
         for run_dir in (self.run_dir(row["trial"]) for row in rows if row not in ranking[: self.keep]):
@@ -191,31 +177,28 @@ class SearchStore:
     def _write_table(self, rows: list[TrialRow]) -> None:
         """Write the rows as CSV. Raises InputError if the file there has rows that would be lost."""
         text = pd.DataFrame(rows, columns=self._columns).to_csv(index=False)
-        if self.results.exists():
-            theirs = self.results.read_text(encoding="utf-8", errors="replace")
-            if lost := set(theirs.splitlines()) - set(text.splitlines()):
-                raise InputError(
-                    f"{self.results}: holds {len(lost)} lines of something else; move it, or name another --results"
-                )
+        there = self.results.read_text(encoding="utf-8", errors="replace") if self.results.exists() else ""
+        if lost := len(set(there.splitlines()) - set(text.splitlines())):
+            raise InputError(f"{self.results}: holds {lost} lines of something else; move it or name another --results")
         write_text(self.results, text)
 
 
+@dataclass
 class _JournalLock:
-    """What Optuna asks of a lock. Its own is a file that a killed process leaves behind: others wait 30 s for it, or
-    with optuna 4.2 for ever."""
+    """What Optuna asks of a lock. Its own is a file that outlives a kill: others wait 30 s for it, or for ever."""
 
-    def __init__(self, locks: FileLocks, journal: Path) -> None:
-        self._locks, self._journal = locks, journal
+    locks: FileLocks
+    journal: Path
 
     def acquire(self) -> bool:
-        self._locks.acquire(WHOLE_JOURNAL)
-        journal = self._journal.read_bytes()
-        if not journal.endswith(b"\n"):  # half a line of a process that was killed; the next would be appended to it
-            os.truncate(self._journal, journal.rfind(b"\n") + 1)
+        self.locks.acquire(WHOLE_JOURNAL)
+        written = self.journal.read_bytes()
+        if not written.endswith(b"\n"):  # half a line of a process that was killed; the next would be appended to it
+            os.truncate(self.journal, written.rfind(b"\n") + 1)
         return True
 
     def release(self) -> None:
-        self._locks.release(WHOLE_JOURNAL)
+        self.locks.release(WHOLE_JOURNAL)
 
 
 def ranked(rows: list[TrialRow]) -> list[TrialRow]:
