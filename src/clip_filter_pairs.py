@@ -137,16 +137,10 @@ def _score(args: argparse.Namespace, data: dict[str, str]) -> tuple[Pairs, np.nd
         "scores": args.scores_output,
     }
     print_settings("scoring caption-image pairs by CLIP", settings)
-    started = time.perf_counter()
+    started, progress = time.perf_counter(), args.scores_output.with_suffix(PARTIAL)
+    sizes = args.image_batch_size, args.text_batch_size
     scores, unreadable = score_pairs(
-        clip,
-        pairs,
-        args.images_root,
-        args.scores_output.with_suffix(PARTIAL),
-        machine=machine,
-        image_batch_size=args.image_batch_size,
-        text_batch_size=args.text_batch_size,
-        workers=args.workers,
+        clip, pairs, args.images_root, progress, machine=machine, batch_sizes=sizes, workers=args.workers
     )
     print(f"scored {len(pairs):,} captions in {time.perf_counter() - started:.1f} s")
     made = data | {"images_root": str(args.images_root), "clip": clip.identity} | asdict(machine.provenance())

@@ -29,19 +29,14 @@ class Clip:
 
 
 def load_clip(model: str, pretrained: str) -> Clip:
-    """Open a CLIP on the CPU, ready to encode.
-
-    `model` is a name that open_clip knows or the path of a JSON model configuration; `pretrained` a tag, downloaded
-    once, or the path of a checkpoint (.safetensors, or .pt and .bin, from which only tensors are loaded). Raises
-    InputError if there is no such model or its weights cannot be had.
-    """
+    """Open a CLIP on the CPU: `model` is a name that open_clip knows or the path of a JSON model configuration,
+    `pretrained` a tag, downloaded once, or the path of a checkpoint (.safetensors, or .pt and .bin, from which only
+    tensors are loaded). Raises InputError if there is no such model or its weights cannot be had."""
     name = model
     if model.endswith(".json"):
         config = read_json(model)
         if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
-            raise InputError(
-                f"{model}: not a model configuration of open_clip, with embed_dim, vision_cfg and text_cfg"
-            )
+            raise InputError(f"{model}: not a model configuration of open_clip (embed_dim, vision_cfg, text_cfg)")
         open_clip.add_model_config(model)
         name = Path(model).stem
     if name not in open_clip.list_models():

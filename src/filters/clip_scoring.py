@@ -33,27 +33,25 @@ def score_pairs(
     progress_file: Path,
     *,
     machine: Machine,
-    image_batch_size: int,
-    text_batch_size: int,
+    batch_sizes: tuple[int, int],
     workers: int,
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Score all N pairs: (N,) float32, NaN where the image cannot be read, and {caption: why it cannot}.
-
-    A progress file of the same scores is continued, its unreadable images tried again. Raises InputError if it is of
-    others, or if the model gives NaN.
-    """
+    """Score all N pairs, so many images and, at most, so many captions at once. Returns (N,) float32, NaN where the
+    image cannot be read, and {caption: why it cannot}. A progress file of the same scores is continued, its unreadable
+    images tried again. Raises InputError if it is of others, or if the model gives NaN."""
     assert pairs.source is not None, "a whole file as it was opened"
+    images_at_once, captions_at_once = batch_sizes
     files, file_of_image = distinct_files(pairs.image_names, images_root)
     identity = {  # what the scores depend on, wherever the model and the pairs were read from
         "input_fingerprint": fingerprint(pairs.source),
         **{key: clip.identity[key] for key in ("config", "preprocess", "weights_sha256")},
         "images_root": str(images_root.resolve()),
         "images_sha256": hashlib.sha256(file_of_image.tobytes()).hexdigest(),
-        "batches": [image_batch_size, text_batch_size],
+        "batches": batch_sizes,
         "device": machine.device.type,
         "precision": machine.precision,
     }
-    batches = _Batches(clip, pairs, files, file_of_image, image_batch_size)
+    batches = _Batches(clip, pairs, files, file_of_image, images_at_once)
     finished = _open_progress(progress_file, identity)
     scores = np.full(len(pairs), np.nan, np.float32)
     for batch, values in finished.items():
@@ -71,7 +69,7 @@ def score_pairs(
         for batch, (pixels, tokens, image_of_caption, reasons) in zip(todo, loader, strict=True):
             with torch.inference_mode(), machine.autocast():
                 images = network.encode_image(pixels.to(device, non_blocking=True))
-                texts = torch.cat([network.encode_text(part.to(device)) for part in tokens.split(text_batch_size)])
+                texts = torch.cat([network.encode_text(part.to(device)) for part in tokens.split(captions_at_once)])
             images, texts = F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
             captions = batches.captions[batch]
             scores[captions] = (images[image_of_caption.to(device)] * texts).sum(dim=-1).cpu().numpy()
@@ -107,10 +105,8 @@ def save_scores(path: Path, pairs: Pairs, scores: np.ndarray, unreadable: dict[i
 
 
 def open_scores(path: Path, input_fingerprint: str) -> tuple[np.ndarray, dict[str, Any]]:
-    """Open scores, (N,) float32, and their record, {} where there is none beside them.
-
-    Raises InputError unless they are numbers, or if the record says that they are of other pairs.
-    """
+    """Open scores, (N,) float32, and their record, {} where there is none beside them. Raises InputError unless they
+    are numbers, or if the record says that they are of other pairs."""
     record = require_file(path, "--scores-input takes what --scores-output wrote").with_suffix(".json")
     made = read_json(record) if record.exists() else {}
     if made and (not isinstance(made, dict) or made.get("input_fingerprint") != input_fingerprint):

@@ -53,11 +53,10 @@ class ReviewDecisions:
             return pd.DataFrame(columns=FIELDS, index=pd.Index([], dtype=np.int64), dtype=str)
         dtypes = {"caption_id": np.int64} | dict.fromkeys(FIELDS, str)
         try:
-            table = pd.read_csv(
-                self.path, dtype=dtypes, usecols=[*dtypes], index_col="caption_id", keep_default_na=False
-            )
+            table = pd.read_csv(self.path, dtype=dtypes, usecols=[*dtypes], keep_default_na=False)
         except ValueError as error:
             raise InputError(f"{self.path}: not a table of review decisions ({error})") from None
+        table = table.set_index("caption_id")[FIELDS]
         others = set(table.input_fingerprint) - {self.input_fingerprint}
         if others:
             raise InputError(
@@ -71,4 +70,4 @@ class ReviewDecisions:
         ):
             if wrong.any():
                 raise InputError(f"{self.path}: caption {table.index[wrong][0]} is {what}")
-        return table[FIELDS]
+        return table

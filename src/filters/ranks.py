@@ -75,10 +75,8 @@ def save_ranks(path: Path, table: pd.DataFrame, made: dict[str, Any]) -> None:
 
 
 def find_ranks(path: Path, pairs: Pairs, identity: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]] | None:
-    """The table at `path` and its record, if there is one whose record agrees with `identity`.
-
-    Raises InputError if it is no table of these pairs although its record says so.
-    """
+    """The table at `path` and its record, if there is one whose record agrees with `identity`. Raises InputError if it
+    is no table of these pairs although its record says so."""
     record = path.with_suffix(".json")
     if not path.exists() or not record.exists():
         return None

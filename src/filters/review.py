@@ -1,7 +1,6 @@
 """The pictures, tables and buttons of visualize_split_top_50.ipynb. What it decides is in src/filters/decisions.py.
 
-Shapes: N captions. A `table` is that of src.filters.ranks, `keep` (N,) bool says which captions are kept, and
-`rows` are some of its rows.
+A `table` is that of src.filters.ranks, `rows` are some of its rows, `keep` (N captions,) bool says which are kept.
 """
 
 import html
@@ -54,9 +53,7 @@ def find_captions(table: pd.DataFrame, ids: str) -> pd.DataFrame:
 
 def contact_sheet(rows: pd.DataFrame, images_root: Path) -> Figure:
     """A line a caption: its own image in a green frame, then the five that score highest; ranks and scores above.
-
-    Where an image cannot be read, its name stands alone.
-    """
+    Where an image cannot be read, its name stands alone."""
     count = max(1, len(rows))
     figure = Figure(figsize=(1.55 * (1 + DEPTH), 2.1 * count), layout="constrained")
     lines = figure.subfigures(count, 1, squeeze=False).flat

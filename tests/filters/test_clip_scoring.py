@@ -20,7 +20,7 @@ from tests.filters.conftest import CPU, MACHINE
 
 
 def score(model, data: Path, progress: Path, **changes):
-    options = {"machine": MACHINE, "image_batch_size": 7, "text_batch_size": 13, "workers": 0} | changes
+    options = {"machine": MACHINE, "batch_sizes": (7, 13), "workers": 0} | changes
     clip, pairs = load_clip(*map(str, model)), open_pairs(data / "train.npz")
     return score_pairs(clip, pairs, data / "Images", progress, **options)
 
@@ -82,7 +82,7 @@ def test_a_model_that_gives_nan_is_an_error(untrained, train, tmp_path):
     weights["text_projection"][:] = float("nan")
     save_file(weights, tmp_path / "broken.safetensors")
     with pytest.raises(InputError, match="tiny_clip: gives NaN for readable images; try --precision float32"):
-        score((untrained[0], tmp_path / "broken.safetensors"), train, tmp_path / "progress", image_batch_size=92)
+        score((untrained[0], tmp_path / "broken.safetensors"), train, tmp_path / "progress", batch_sizes=(92, 13))
 
 
 # ------------------------------------------------------------------------------------------- interrupted runs
@@ -112,7 +112,7 @@ def test_an_interrupted_run_continues_and_scores_of_another_model_or_data_are_ne
         ((untrained[0], tmp_path / "other.safetensors"), train, {}, "weights_sha256"),
         (untrained, copied, {}, "input_fingerprint, images_root"),
         (untrained, train, {"machine": Machine(CPU, "bfloat16")}, "precision"),
-        (untrained, train, {"image_batch_size": 8}, "batches"),
+        (untrained, train, {"batch_sizes": (8, 13)}, "batches"),
     ):
         with pytest.raises(InputError, match=f"progress: .*another {named}\\)"):
             score(model, data, progress, **changes)
