@@ -102,14 +102,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     cores = os.cpu_count() or 1
     parser.add_argument("--workers", type=int, default=min(8, cores), help="processes that decode images; 0: this one")
     args = parser.parse_args(argv)
-    if args.output_npz is None:
-        share = args.drop_fraction
-        share = f"{share:.2f}" if share == round(share, 2) else f"{share:g}"
-        args.output_npz = FILTERED_DIR / f"train_clip_q{share}_from_raw.npz"
     if not 0 <= args.drop_fraction < 1:
         parser.error(f"argument --drop-fraction: {args.drop_fraction} is not from 0 to below 1")
     if args.workers < 0:
         parser.error(f"argument --workers: {args.workers} is not at least 0")
+    if args.output_npz is None:
+        share = args.drop_fraction
+        share = f"{share:.2f}" if share == round(share, 2) else f"{share:g}"
+        args.output_npz = FILTERED_DIR / f"train_clip_q{share}_from_raw.npz"
     if args.scores_output.suffix != ".npy":
         raise InputError(f"--scores-output {args.scores_output}: expected a name that ends with .npy")
     return args

@@ -19,10 +19,8 @@ _KEPT, _DROPPED = "tab:blue", "tab:red"
 def write_report(
     path: Path, pairs: Pairs, keep_list: KeepList, images_root: Path, *, name: str, cut: float | None, log: bool = False
 ) -> None:
-    """Write a PNG: a histogram of the scores, kept and dropped, above a contact sheet of the worst and best pairs.
-
-    `name` is what the scores are. Where an image cannot be read, a caption stands without its picture.
-    """
+    """Write a PNG: a histogram of kept and dropped scores above contact sheets of the worst and best pairs. `name`
+    is what the scores are. Where an image cannot be read, a caption stands without its picture."""
     scores, keep = keep_list.scores, keep_list.keep
     order = np.argsort(scores, kind="stable")[: np.isfinite(scores).sum()]
     worst_first = order if keep_list.provenance["higher_is_better"] else order[::-1]
@@ -43,9 +41,7 @@ def write_report(
         figure.savefig(temporary, dpi=80)
 
 
-def draw_histogram(
-    axes: Axes, scores: np.ndarray, keep: np.ndarray, name: str, cut: float | None, *, log: bool
-) -> None:
+def draw_histogram(axes: Axes, scores: np.ndarray, keep: np.ndarray, name: str, cut: float | None, log: bool) -> None:
     """Draw how many captions have which scores, and which of them are kept; `log` suits ranks."""
     edges = np.histogram_bin_edges(scores, 80)
     if log:

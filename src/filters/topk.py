@@ -129,10 +129,8 @@ class TopK:
         return self.decisions.apply(keep) if self.decisions and decided else keep
 
     def export(self, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Cut, and write everything but the ranks. `arguments` are for the keep-list's provenance.
-
-        Returns the title and the lines of a summary. Raises InputError.
-        """
+        """Cut, and write everything but the ranks; `arguments` are for the keep-list's provenance. Returns title and
+        lines of a summary. Raises InputError."""
         pairs, given, top_k, keep = self.pairs, self.settings, self.settings.top_k, self.keep()
         ranks, dropped = self.table["rank"].to_numpy(), int((~keep).sum())
         decided = [*self.decisions.read().values()] if self.decisions else []
