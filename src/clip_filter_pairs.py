@@ -3,7 +3,6 @@
     python -m src.clip_filter_pairs                                       # score data/train, drop the lowest tenth
     python -m src.clip_filter_pairs --scores-input data/filtered/train_clip_scores_raw.npy --drop-fraction 0.2
     python -m src.clip_filter_pairs --model ViT-L-14 --pretrained openai  # another CLIP of open_clip
-    python -m src.clip_filter_pairs --model ViT-B-32 --pretrained weights/clip.safetensors         # without a network
     python -m src.clip_filter_pairs --model mine.json --pretrained mine.pt                # a configuration of your own
 
 Scores are the cosine similarities of CLIP's caption and image features. A run that was stopped continues where it
@@ -35,6 +34,7 @@ from src.data.pairs import Pairs, fingerprint, open_pairs
 from src.filters.cut import cut_value, drop_lowest
 
 SCORES_NPY = FILTERED_DIR / "train_clip_scores_raw.npy"
+PARTIAL = ".partial.jsonl"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -47,34 +47,38 @@ def main(argv: list[str] | None = None) -> None:
     pairs, scores, made = (_open if args.scores_input else _score)(args, data)
     unscored = np.isnan(scores)
     if unscored.any() and args.on_bad_image == "error":
-        raise InputError(_describe_bad_images(pairs, unscored, args.scores_input or args.scores_output))
+        names = pairs.image_names[np.unique(pairs.image_of_caption[unscored])]
+        raise InputError(
+            f"{len(names):,} images ({', '.join(names[:3])}{', …' if len(names) > 3 else ''}) of {unscored.sum():,} "
+            "captions cannot be read; put them right and run again, or pass --scores-input "
+            f"{args.scores_input or args.scores_output} with --on-bad-image drop (or keep)"
+        )
 
     keep = drop_lowest(scores, args.drop_fraction, args.on_bad_image)
-    value, dropped = cut_value(scores, keep), int((~keep).sum())
+    cut, dropped = cut_value(scores, keep), int((~keep).sum())
     origin = data | {
         "filter": "clip",
         "higher_is_better": True,
         "scores": made,
         "arguments": record_arguments(args),
-        "cut": {"drop_fraction": args.drop_fraction, "dropped": dropped, "cut": value},
+        "cut": {"drop_fraction": args.drop_fraction, "dropped": dropped, "cut": cut},
     }
     keep_list = KeepList(caption_ids=pairs.caption_ids, scores=scores, keep=keep, provenance=origin)
     list_path, report = save_filtered(pairs, keep_list, args.output_npz), args.output_npz.with_suffix(".png")
-    write_report(report, pairs, keep_list, score_name="CLIP similarity", images_root=args.images_root)
+    write_report(report, pairs, keep_list, args.images_root, name="CLIP similarity", cut=cut)
 
-    scored, up_to = scores[~unscored], "" if value is None else f", scores up to {value:.4f}"
+    scored, up_to = scores[~unscored], "" if cut is None else f", scores up to {cut:.4f}"
     spread = ", ".join(f"{q:.4f}" for q in np.quantile(scored, (0, 0.05, 0.5, 0.95, 1))) if len(scored) else "none"
-    bad = f"{unscored.sum():,} captions without a score: {args.on_bad_image}" if unscored.any() else "none"
     summary = {
         "scores": f"{spread} (lowest, 5%, median, 95%, highest)",
         "dropped": f"{dropped:,} of {len(pairs):,} captions{up_to}",
-        "bad images": bad,
+        "bad images": f"{unscored.sum():,} captions without a score: {args.on_bad_image}" if unscored.any() else "none",
         "pairs": args.output_npz,
         "keep-list": list_path,
         "report": report,
     }
     if not args.scores_input:
-        _progress_file(args).unlink()
+        args.scores_output.with_suffix(PARTIAL).unlink()
         summary["all scores"] = args.scores_output
     print_settings(f"kept {keep.sum():,} captions", summary)
 
@@ -83,63 +87,32 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__, prog="python -m src.clip_filter_pairs")
     parser.add_argument("--input-npz", type=Path, default=TRAIN_NPZ, help="caption-image pairs to filter")
     parser.add_argument("--images-root", type=Path, default=IMAGES_ROOT, help="folder of the image files")
-    parser.add_argument(
-        "--output-npz",
-        type=Path,
-        help="where the kept pairs go (default: data/filtered/train_clip_q0.10_from_raw.npz, or as --drop-fraction is)",
-    )
+    output = "of the kept pairs (default: data/filtered/train_clip_q0.10_from_raw.npz, or as --drop-fraction is)"
+    parser.add_argument("--output-npz", type=Path, help=output)
     parser.add_argument("--scores-output", type=Path, default=SCORES_NPY, help="where the scores of all captions go")
-    parser.add_argument(
-        "--scores-input",
-        type=Path,
-        help="cut by these scores, of an earlier run's --scores-output, and score nothing",
-    )
-    parser.add_argument("--drop-fraction", type=_fraction, default=0.1, help="share of captions to drop, from 0 to 1")
-    parser.add_argument(
-        "--on-bad-image",
-        choices=("error", "keep", "drop"),
-        default="error",
-        help="what becomes of captions whose image is missing or unreadable: error, after all images were tried; "
-        "keep them without a score; or drop them, first of all that are dropped",
-    )
+    parser.add_argument("--scores-input", type=Path, help="cut by these, of an earlier --scores-output; score nothing")
+    parser.add_argument("--drop-fraction", type=float, default=0.1, help="share of captions to drop, from 0 to 1")
+    bad = "what to do with captions of unreadable images: an error, once all were tried; keep; drop them first of all"
+    parser.add_argument("--on-bad-image", choices=("error", "keep", "drop"), default="error", help=bad)
     parser.add_argument("--model", default="ViT-B-32", help="a model of open_clip, or a JSON model configuration")
-    parser.add_argument(
-        "--pretrained",
-        default="laion2b_s34b_b79k",
-        help="weights: a tag of that model, downloaded once, or a checkpoint (.safetensors, .pt, .bin)",
-    )
+    parser.add_argument("--pretrained", default="laion2b_s34b_b79k", help="its tag, or .safetensors, .pt or .bin file")
     add_machine_arguments(parser)
     parser.add_argument("--image-batch-size", type=positive_int, default=128, help="images encoded at once")
     parser.add_argument("--text-batch-size", type=positive_int, default=512, help="captions encoded at once, at most")
-    parser.add_argument(
-        "--workers",
-        type=_workers,
-        default=min(8, os.cpu_count() or 1),
-        help="processes that decode images; 0 decodes between the steps",
-    )
+    cores = os.cpu_count() or 1
+    parser.add_argument("--workers", type=int, default=min(8, cores), help="processes that decode images; 0: this one")
     args = parser.parse_args(argv)
+    if not 0 <= args.drop_fraction < 1:
+        parser.error(f"argument --drop-fraction: {args.drop_fraction} is not from 0 to below 1")
+    if args.workers < 0:
+        parser.error(f"argument --workers: {args.workers} is not at least 0")
     if args.output_npz is None:
         share = args.drop_fraction
         share = f"{share:.2f}" if share == round(share, 2) else f"{share:g}"
-        args.output_npz = SCORES_NPY.with_name(f"train_clip_q{share}_from_raw.npz")
+        args.output_npz = FILTERED_DIR / f"train_clip_q{share}_from_raw.npz"
     if args.scores_output.suffix != ".npy":
         raise InputError(f"--scores-output {args.scores_output}: expected a name that ends with .npy")
     return args
-
-
-def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to below 1")
-    return value
-
-
-def _workers(text: str) -> int:
-    return 0 if text == "0" else positive_int(text)
-
-
-def _progress_file(args: argparse.Namespace) -> Path:
-    return args.scores_output.with_suffix(".partial.jsonl")
 
 
 def _score(args: argparse.Namespace, data: dict[str, str]) -> tuple[Pairs, np.ndarray, dict[str, Any]]:
@@ -164,20 +137,10 @@ def _score(args: argparse.Namespace, data: dict[str, str]) -> tuple[Pairs, np.nd
         "scores": args.scores_output,
     }
     print_settings("scoring caption-image pairs by CLIP", settings)
-    started = time.perf_counter()
-    # Neither a path nor a name: the same model from elsewhere continues the same run.
-    model = {key: clip.identity[key] for key in ("config", "preprocess", "weights_sha256")}
-    args.scores_output.parent.mkdir(parents=True, exist_ok=True)
+    started, progress = time.perf_counter(), args.scores_output.with_suffix(PARTIAL)
+    sizes = args.image_batch_size, args.text_batch_size
     scores, unreadable = score_pairs(
-        clip,
-        pairs,
-        args.images_root,
-        _progress_file(args),
-        identity={"input_fingerprint": data["input_fingerprint"]} | model,
-        machine=machine,
-        image_batch_size=args.image_batch_size,
-        text_batch_size=args.text_batch_size,
-        workers=args.workers,
+        clip, pairs, args.images_root, progress, machine=machine, batch_sizes=sizes, workers=args.workers
     )
     print(f"scored {len(pairs):,} captions in {time.perf_counter() - started:.1f} s")
     made = data | {"images_root": str(args.images_root), "clip": clip.identity} | asdict(machine.provenance())
@@ -200,15 +163,6 @@ def _open(args: argparse.Namespace, data: dict[str, str]) -> tuple[Pairs, np.nda
     }
     print_settings("cutting by the scores of an earlier run", settings)
     return pairs, scores, made
-
-
-def _describe_bad_images(pairs: Pairs, unscored: np.ndarray, scores_npy: Path) -> str:
-    names = pairs.image_names[np.unique(pairs.image_of_caption[unscored])]
-    more = ", …" if len(names) > 3 else ""
-    return (
-        f"{len(names):,} images ({', '.join(names[:3])}{more}) of {unscored.sum():,} captions cannot be read; put them "
-        f"right and run again, or pass --scores-input {scores_npy} with --on-bad-image drop (or keep)"
-    )
 
 
 if __name__ == "__main__":

@@ -33,36 +33,22 @@ from src.training.recipe import COMPACT, flag_of
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(__doc__, prog="python -m src.topk_filter_pairs")
     parser.add_argument("--input-npz", type=Path, default=TRAIN_NPZ, help="caption-image pairs to filter")
-    parser.add_argument(
-        "--images-root", type=Path, default=IMAGES_ROOT, help="folder of the image files, for the report"
-    )
+    parser.add_argument("--images-root", type=Path, default=IMAGES_ROOT, help="folder of the images, for the report")
     parser.add_argument("--output-dir", type=Path, default=FILTERED_DIR, help="where everything is written")
     parser.add_argument("--top-k", type=positive_int, default=50, help="the worst rank that is kept")
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        help="of the translator that ranks (default: models/baseline_train_seed43/best_mrr.safetensors, or as "
-        "train_mrr.py names the run on --input-npz)",
-    )
+    parser.add_argument("--weights", type=Path, help="of the translator that ranks (default: train_mrr.py's baseline)")
     parser.add_argument("--folds", type=positive_int, help="rank out of fold, by so many models of the recipe below")
-    parser.add_argument(
-        "--models-dir", type=Path, default=MODELS_DIR, help="where trained models are; folds get topk_folds/"
-    )
-    parser.add_argument(
-        "--decisions",
-        metavar="CSV",
-        help="of the review, which override the cut, or none (default: review_decisions.csv in --output-dir, if it "
-        "exists)",
-    )
+    parser.add_argument("--models-dir", type=Path, default=MODELS_DIR, help="of trained models; folds get topk_folds/")
+    decisions = "of the review, or none (default: review_decisions.csv in --output-dir, if it exists)"
+    parser.add_argument("--decisions", metavar="CSV", help=decisions)
     add_machine_arguments(parser)
     add_recipe_arguments(parser, COMPACT)
     args = parser.parse_args(argv)
     changes = recipe_changes(args)
-    if args.folds is None:
-        given = [*changes, *["precision"] * (args.precision != "auto")]
-        if given:
-            raise InputError(f"{flag_of(given[0])}: is of the models that --folds K trains; there are none")
-    elif args.weights:
+    of_folds = [*changes, "precision"] if args.precision != "auto" else [*changes]
+    if of_folds and not args.folds:
+        raise InputError(f"{flag_of(of_folds[0])}: is of the models that --folds K trains; there are none")
+    if args.folds and args.weights:
         raise InputError("--weights and --folds: ranks come from the one or from the others")
 
     from src.filters.topk import FOLD_RECIPE, TopK, TopKFilter

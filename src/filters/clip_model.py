@@ -20,27 +20,25 @@ from src.common.files import InputError, read_json
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clip:
-    """`network` is a CLIP or a relative of it: it has encode_image and encode_text. `preprocess` turns a PIL image into
-    a (3, S, S) float32 tensor, `tokenize` a list of str into (B, L) int64.
+    """`identity` records where it came from, its configuration, its preprocessing and a hash of its weights."""
 
-    `identity` tells this model from others by configuration, preprocessing and a hash of the weights, wherever
-    they were read from.
-    """
-
-    network: open_clip.CLIP
-    preprocess: Callable[[Image.Image], Tensor]
-    tokenize: Callable[[list[str]], Tensor]
+    network: open_clip.CLIP  # or a relative of it, with encode_image and encode_text
+    preprocess: Callable[[Image.Image], Tensor]  # to (3, S, S) float32
+    tokenize: Callable[[list[str]], Tensor]  # B texts to (B, L) int64
     identity: dict[str, Any]
 
 
 def load_clip(model: str, pretrained: str) -> Clip:
-    """Open a CLIP on the CPU, ready to encode.
-
-    `model` is a name that open_clip knows or the path of a JSON model configuration; `pretrained` a tag, downloaded
-    once, or the path of a checkpoint (.safetensors, or .pt and .bin, from which only tensors are loaded). Raises
-    InputError if there is no such model or its weights cannot be had.
-    """
-    name = _register(model) if model.endswith(".json") else model
+    """Open a CLIP on the CPU: `model` is a name that open_clip knows or the path of a JSON model configuration,
+    `pretrained` a tag, downloaded once, or the path of a checkpoint (.safetensors, or .pt and .bin, from which only
+    tensors are loaded). Raises InputError if there is no such model or its weights cannot be had."""
+    name = model
+    if model.endswith(".json"):
+        config = read_json(model)
+        if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
+            raise InputError(f"{model}: not a model configuration of open_clip (embed_dim, vision_cfg, text_cfg)")
+        open_clip.add_model_config(model)
+        name = Path(model).stem
     if name not in open_clip.list_models():
         near = difflib.get_close_matches(name, open_clip.list_models(), n=3, cutoff=0)
         raise InputError(f"--model {model}: open_clip has no such model; near it: {', '.join(near)}")
@@ -74,15 +72,6 @@ def load_clip(model: str, pretrained: str) -> Clip:
         "weights_sha256": _hash(network.state_dict()),
     }
     return Clip(network=network, preprocess=preprocess, tokenize=tokenize, identity=identity)
-
-
-def _register(path: str) -> str:
-    """Make a configuration file known to open_clip; return the model's name."""
-    config = read_json(path)
-    if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
-        raise InputError(f"{path}: not a model configuration of open_clip, with embed_dim, vision_cfg and text_cfg")
-    open_clip.add_model_config(path)
-    return Path(path).stem
 
 
 def _hash(state: dict[str, Tensor]) -> str:

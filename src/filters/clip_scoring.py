@@ -1,10 +1,7 @@
 """Score caption-image pairs by a CLIP: the cosine similarity of the caption's and the image's features.
 
-Worker processes decode images and tokenise captions while the device computes. The work is cut into batches of
-image files with all of their captions, always the same ones, and each batch's scores are appended to a progress
-file: whenever a run is killed, continuing it gives the scores of a run that was not.
-
-Shapes: N captions, M images, b image files in a batch, c captions of theirs.
+The work is cut into batches of image files with all of their captions, always the same ones, and each batch's scores
+are appended to a progress file: whenever a run is killed, continuing it gives the scores of a run that was not.
 """
 
 import hashlib
@@ -23,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from src.common.files import InputError, atomic_path, read_json, require_file, write_json, write_text
-from src.data.pairs import Pairs
+from src.data.pairs import Pairs, fingerprint
 from src.filters.clip_model import Clip
 from src.filters.pictures import distinct_files, read_image
 from src.training.machine import Machine
@@ -35,26 +32,26 @@ def score_pairs(
     images_root: Path,
     progress_file: Path,
     *,
-    identity: dict[str, Any],
     machine: Machine,
-    image_batch_size: int,
-    text_batch_size: int,
+    batch_sizes: tuple[int, int],
     workers: int,
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Score all pairs: cosine similarities (N,) float32, and why the images of some captions could not be read.
-
-    These captions have NaN. `identity` is what the scores depend on; a progress file with an equal one is continued,
-    its unreadable images tried again. Raises InputError if it has another, or if the model gives NaN.
-    """
+    """Score all N pairs, so many images and, at most, so many captions at once. Returns (N,) float32, NaN where the
+    image cannot be read, and {caption: why it cannot}. A progress file of the same scores is continued, its unreadable
+    images tried again. Raises InputError if it is of others, or if the model gives NaN."""
+    assert pairs.source is not None, "a whole file as it was opened"
+    images_at_once, captions_at_once = batch_sizes
     files, file_of_image = distinct_files(pairs.image_names, images_root)
-    identity = identity | {
+    identity = {  # what the scores depend on, wherever the model and the pairs were read from
+        "input_fingerprint": fingerprint(pairs.source),
+        **{key: clip.identity[key] for key in ("config", "preprocess", "weights_sha256")},
         "images_root": str(images_root.resolve()),
         "images_sha256": hashlib.sha256(file_of_image.tobytes()).hexdigest(),
-        "batches": [image_batch_size, text_batch_size],
+        "batches": batch_sizes,
         "device": machine.device.type,
         "precision": machine.precision,
     }
-    batches = _Batches(clip, pairs, files, file_of_image, image_batch_size)
+    batches = _Batches(clip, pairs, files, file_of_image, images_at_once)
     finished = _open_progress(progress_file, identity)
     scores = np.full(len(pairs), np.nan, np.float32)
     for batch, values in finished.items():
@@ -67,14 +64,12 @@ def score_pairs(
     device, network = machine.device, clip.network.to(machine.device)
     loader = DataLoader(batches, batch_size=None, sampler=todo, num_workers=workers, pin_memory=device.type == "cuda")
     unreadable: dict[int, str] = {}
-    with (
-        progress_file.open("a", encoding="utf-8") as progress,
-        tqdm(total=total, initial=done, desc="scoring", unit="image", smoothing=0.05) as bar,
-    ):
+    bar = tqdm(total=total, initial=done, desc="scoring", unit="image", smoothing=0.05)
+    with bar, progress_file.open("a", encoding="utf-8") as progress:
         for batch, (pixels, tokens, image_of_caption, reasons) in zip(todo, loader, strict=True):
             with torch.inference_mode(), machine.autocast():
                 images = network.encode_image(pixels.to(device, non_blocking=True))
-                texts = torch.cat([network.encode_text(part.to(device)) for part in tokens.split(text_batch_size)])
+                texts = torch.cat([network.encode_text(part.to(device)) for part in tokens.split(captions_at_once)])
             images, texts = F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
             captions = batches.captions[batch]
             scores[captions] = (images[image_of_caption.to(device)] * texts).sum(dim=-1).cpu().numpy()
@@ -99,7 +94,7 @@ def save_scores(path: Path, pairs: Pairs, scores: np.ndarray, unreadable: dict[i
     bad_images = path.with_suffix(".bad_images.csv")
     bad_images.unlink(missing_ok=True)
     if unreadable:
-        captions = np.array(sorted(unreadable))
+        captions = sorted(unreadable)
         table = {
             "caption_id": pairs.caption_ids[captions],
             "image": pairs.image_names[pairs.image_of_caption[captions]],
@@ -110,10 +105,8 @@ def save_scores(path: Path, pairs: Pairs, scores: np.ndarray, unreadable: dict[i
 
 
 def open_scores(path: Path, input_fingerprint: str) -> tuple[np.ndarray, dict[str, Any]]:
-    """Open scores, (N,) float32, and their record, {} where there is none beside them.
-
-    Raises InputError unless they are numbers, or if the record says that they are of other pairs.
-    """
+    """Open scores, (N,) float32, and their record, {} where there is none beside them. Raises InputError unless they
+    are numbers, or if the record says that they are of other pairs."""
     record = require_file(path, "--scores-input takes what --scores-output wrote").with_suffix(".json")
     made = read_json(record) if record.exists() else {}
     if made and (not isinstance(made, dict) or made.get("input_fingerprint") != input_fingerprint):
@@ -128,11 +121,9 @@ def open_scores(path: Path, input_fingerprint: str) -> tuple[np.ndarray, dict[st
 
 
 class _Batches(Dataset):
-    """Item i is what one step reads: pixels (b, 3, S, S) float32, tokens (c, L) int64, the image of each caption
-    (c,) int64 from 0 to b - 1, and {caption: why its image cannot be read}. A black image stands in for such a one.
-
-    `files` and `captions` hold each batch's, the captions as indices of `pairs`.
-    """
+    """Batches of b image files, `files`, and their c captions, `captions`, indices of `pairs`. Workers read for
+    each: pixels (b, 3, S, S) float32, tokens (c, L) int64, the image of each caption (c,) int64 from 0 to b - 1, and
+    {caption: why its image cannot be read}. A black image stands in for such a one."""
 
     def __init__(self, clip: Clip, pairs: Pairs, files: list[Path], file_of_image: np.ndarray, size: int) -> None:
         file_of_caption = file_of_image[pairs.image_of_caption]
@@ -140,8 +131,8 @@ class _Batches(Dataset):
         self.files = [[files[i] for i in used[start : start + size]] for start in range(0, len(used), size)]
         by_file = np.argsort(self.file_of_caption, kind="stable")
         self.captions = np.split(by_file, np.cumsum(counts)[size - 1 : -1 : size])
-        self.texts, self.preprocess, self.tokenize = pairs.caption_texts, clip.preprocess, clip.tokenize
-        self.size = size
+        self.texts, self.size = pairs.caption_texts, size
+        self.preprocess, self.tokenize = clip.preprocess, clip.tokenize
 
     def __len__(self) -> int:
         return len(self.files)
@@ -158,7 +149,7 @@ class _Batches(Dataset):
                 picture = Image.new("RGB", (64, 64))
                 reasons |= dict.fromkeys(captions[image_of_caption == image].tolist(), str(error))
             pixels.append(self.preprocess(picture))
-        tokens = self.tokenize(list(self.texts[captions]))
+        tokens = self.tokenize(self.texts[captions].tolist())
         return torch.stack(pixels), tokens, torch.from_numpy(image_of_caption), reasons
 
 
@@ -168,20 +159,17 @@ def _open_progress(path: Path, identity: dict[str, Any]) -> dict[int, list[float
     JSON lines: the identity, then {"batch": i, "scores": of its captions}.
     """
     identity = json.loads(json.dumps(identity))
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     records = []
-    with suppress(json.JSONDecodeError):
-        for line in lines:
+    with suppress(FileNotFoundError, json.JSONDecodeError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             records.append(json.loads(line))
-    if records:
-        found = records[0] if isinstance(records[0], dict) else {}
-        differing = [key for key, value in identity.items() if found.get(key) != value]
-        if differing:
-            raise InputError(
-                f"{path}: holds the scores so far of another run (another {', '.join(differing)}); "
-                "repeat that run's arguments, remove the file, or choose another --scores-output"
-            )
-    done = {record["batch"]: record["scores"] for record in records[1:] if not np.isnan(record["scores"]).any()}
-    kept = [identity, *({"batch": batch, "scores": scores} for batch, scores in done.items())]
-    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
-    return done
+    found, *scored = records or [identity]
+    differing = [key for key in identity if not isinstance(found, dict) or found.get(key) != identity[key]]
+    if differing:
+        raise InputError(
+            f"{path}: holds the scores so far of another run (another {', '.join(differing)}); "
+            "repeat that run's arguments, remove the file, or choose another --scores-output"
+        )
+    scored = [record for record in scored if not np.isnan(record["scores"]).any()]
+    write_text(path, "".join(json.dumps(record) + "\n" for record in (identity, *scored)))
+    return {record["batch"]: record["scores"] for record in scored}

@@ -1,7 +1,4 @@
-"""Where a filter cuts: which captions it keeps, by their scores.
-
-Shapes: N captions.
-"""
+"""Where a filter cuts: which of N captions it keeps, by their scores."""
 
 import numpy as np
 
@@ -27,8 +24,7 @@ def drop_lowest(scores: np.ndarray, fraction: float, bad_images: str = "keep") -
 def cut_value(scores: np.ndarray, keep: np.ndarray) -> float | None:
     """Where the scores of kept and dropped captions meet; None if either is missing or they overlap."""
     kept, dropped = scores[keep & np.isfinite(scores)], scores[~keep & np.isfinite(scores)]
-    if not len(kept) or not len(dropped):
-        return None
-    if dropped.max() <= kept.min():
-        return float(dropped.max() / 2 + kept.min() / 2)
-    return float(kept.max() / 2 + dropped.min() / 2) if kept.max() <= dropped.min() else None
+    for low, high in ((dropped, kept), (kept, dropped)):
+        if len(low) and len(high) and low.max() <= high.min():
+            return float(low.max() / 2 + high.min() / 2)
+    return None

@@ -1,8 +1,6 @@
-"""What a person decided about captions: keep or drop, whatever a filter says. A CSV that outlives the notebook.
+"""What a person decided about captions: keep or drop, whatever a filter says. A CSV that outlives the notebook:
 
 caption_id, decision (keep or drop), decided (UTC), image, caption, input_fingerprint (of the pairs they are about)
-
-Shapes: N captions.
 """
 
 import csv
@@ -16,7 +14,7 @@ from src.common.files import InputError, atomic_path, now
 from src.data.pairs import Pairs
 
 KEEP, DROP = "keep", "drop"
-FIELDS = ("caption_id", "decision", "decided", "image", "caption", "input_fingerprint")
+FIELDS = ["decision", "decided", "image", "caption", "input_fingerprint"]  # beside caption_id
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,25 +26,23 @@ class ReviewDecisions:
     input_fingerprint: str
 
     def read(self) -> dict[int, str]:
-        """{caption id: "keep" or "drop"}; empty if there is no file. Raises InputError for one that is damaged or
-        about other pairs."""
-        table = self._table()
-        return dict(zip(table.index, table.decision, strict=True))
+        """{caption id: "keep" or "drop"}. Raises InputError for a file that is damaged or about other pairs."""
+        return self._table().decision.to_dict()
 
     def decide(self, caption_id: int, decision: str | None) -> None:
         """Write a decision, in place of an earlier one; None takes it back. The file is whole at any moment."""
         if decision not in (KEEP, DROP, None):
             raise ValueError(f"{decision!r} is no decision")
-        row = int(np.flatnonzero(self.pairs.caption_ids == caption_id)[0])
         table = self._table().drop(index=caption_id, errors="ignore")
         if decision:
+            row = np.flatnonzero(self.pairs.caption_ids == caption_id)[0]
             image, caption = self.pairs.image_names[self.pairs.image_of_caption[row]], self.pairs.caption_texts[row]
             table.loc[caption_id] = [decision, now(), image, caption, self.input_fingerprint]
         with atomic_path(self.path) as temporary:
-            table.to_csv(temporary, index_label=FIELDS[0], quoting=csv.QUOTE_NONNUMERIC)
+            table.to_csv(temporary, index_label="caption_id", quoting=csv.QUOTE_NONNUMERIC)
 
     def apply(self, keep: np.ndarray) -> np.ndarray:
-        """A filter's choice, (N,) bool, with every decided caption as it was decided. Raises InputError as `read`."""
+        """A filter's choice, (N captions,) bool, with what was decided as it was. Raises InputError as `read`."""
         decisions, keep = self.read(), keep.copy()
         rows = pd.Index(self.pairs.caption_ids).get_indexer(list(decisions))
         keep[rows] = [decision == KEEP for decision in decisions.values()]
@@ -54,12 +50,13 @@ class ReviewDecisions:
 
     def _table(self) -> pd.DataFrame:
         if not self.path.exists():
-            return pd.DataFrame(columns=FIELDS[1:], index=pd.Index([], dtype=np.int64), dtype=object)
+            return pd.DataFrame(columns=FIELDS, index=pd.Index([], dtype=np.int64), dtype=str)
+        dtypes = {"caption_id": np.int64} | dict.fromkeys(FIELDS, str)
         try:
-            table = pd.read_csv(self.path, dtype=str, usecols=list(FIELDS), keep_default_na=False)
-            table = table.astype({"caption_id": np.int64} | dict.fromkeys(FIELDS[1:], object)).set_index("caption_id")
+            table = pd.read_csv(self.path, dtype=dtypes, usecols=[*dtypes], keep_default_na=False)
         except ValueError as error:
             raise InputError(f"{self.path}: not a table of review decisions ({error})") from None
+        table = table.set_index("caption_id")[FIELDS]
         others = set(table.input_fingerprint) - {self.input_fingerprint}
         if others:
             raise InputError(
@@ -73,4 +70,4 @@ class ReviewDecisions:
         ):
             if wrong.any():
                 raise InputError(f"{self.path}: caption {table.index[wrong][0]} is {what}")
-        return table[list(FIELDS[1:])]
+        return table

@@ -1,16 +1,14 @@
 """Ranks by models that never saw a caption's image: K short trainings, each without one fold of the images.
 
-A model has seen the pairs that it was trained on, wrong ones too, so their ranks flatter them. Northcutt, Jiang and
-Chuang ("Confident Learning: Estimating Uncertainty in Dataset Labels", 2021) therefore ask for predictions out of
-sample. The gallery is all images here too, so that a rank means the same in both ways; the images that a model was
-trained on are among them, and can only make a held-out image's rank worse.
+Ranks by a model that has seen the pairs, wrong ones too, flatter them: Northcutt, Jiang and Chuang ("Confident
+Learning: Estimating Uncertainty in Dataset Labels", 2021) ask for predictions out of sample. The gallery is all images
+here too: those that a model was trained on can only make a held-out image's rank worse.
 """
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from src.common.files import InputError
 from src.data.splits import image_folds
@@ -28,9 +26,8 @@ def rank_out_of_fold(
 ) -> tuple[pd.DataFrame, list[float]]:
     """Train `folds` models in `folder` and rank every caption of `data` by the one that never saw its image.
 
-    Folds that are trained already are used, an interrupted one is continued. Each model stops by the validation
-    images of its own part. Returns the table of `rank_captions` and each model's validation MRR. Raises InputError as
-    `image_folds` and `train_run` do.
+    Folds that are trained already are used, an interrupted one is continued. Returns the table of `rank_captions` and
+    each model's MRR on the validation images of its own part. Raises InputError as `image_folds` and `train_run` do.
     """
     pairs = data.train.pairs
     fold_of_image = image_folds(pairs.image_names, folds, recipe.seed)
@@ -40,16 +37,13 @@ def rank_out_of_fold(
         seen = data.without(fold_of_image == fold, label)
         run_dir = folder / f"fold{fold + 1}"
         state = state_of(run_dir, recipe, seen.record)
-        if state == State.FINISHED:
-            record = read_run(run_dir)
-        else:
-            resume = state == State.TO_RESUME
-            record = train_run(recipe, seen, run_dir, machine=machine, resume=resume, bar={"desc": label})
+        if state != State.FINISHED:
+            train_run(recipe, seen, run_dir, machine=machine, resume=state == State.TO_RESUME, bar={"desc": label})
+        record = read_run(run_dir)
         if record is None or record.results is None:
             raise InputError(f"{run_dir}: was changed while it was in use")
         mrrs.append(record.results.mrr)
         translator = load_translator(run_dir / BEST_MRR, machine.device)
         captions = np.flatnonzero(fold_of_image[pairs.image_of_caption] == fold)
-        with tqdm(total=len(captions), desc=f"ranking {label}", unit="caption") as progress:
-            tables.append(rank_captions(translator, data.train, captions, progress.update))
+        tables.append(rank_captions(translator, data.train, captions, f"ranking {label}"))
     return pd.concat(tables).sort_index(), mrrs

@@ -4,12 +4,15 @@ import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image, ImageOps
 
 from src.common.files import InputError
+
+BARE: dict[str, Any] = {"xticks": [], "yticks": [], "frame_on": False}  # axes that show a picture and no more
 
 
 def read_image(path: Path) -> Image.Image:
@@ -24,7 +27,7 @@ def read_image(path: Path) -> Image.Image:
         raise InputError(f"{type(error).__name__}: {error}") from None
 
 
-def draw_picture(axes: Axes, path: Path, *, pixels: int) -> None:
+def draw_picture(axes: Axes, path: Path, pixels: int) -> None:
     """Draw an image, its longer side of so many pixels at most; nothing where it cannot be read."""
     with suppress(InputError):
         picture = read_image(path)
@@ -34,16 +37,14 @@ def draw_picture(axes: Axes, path: Path, *, pixels: int) -> None:
 
 def distinct_files(names: Iterable[str], folder: Path) -> tuple[list[Path], np.ndarray]:
     """The files behind M names, each once even if it has several names, and the file of each name, (M,) int64."""
-    index: dict[object, int] = {}
-    files: list[Path] = []
-    file_of_name = []
-    for name in names:
-        key: object = name
-        with suppress(OSError):
-            status = (folder / name).stat()
-            key = status.st_dev, status.st_ino
-        if key not in index:
-            index[key] = len(files)
-            files.append(folder / name)
-        file_of_name.append(index[key])
-    return files, np.array(file_of_name, np.int64)
+    keys: list[object] = []
+    files: dict[object, Path] = {}
+    for path in (folder / name for name in names):
+        try:
+            status = path.stat()
+            keys.append((status.st_dev, status.st_ino))
+        except OSError:
+            keys.append(path)
+        files.setdefault(keys[-1], path)
+    index = {key: place for place, key in enumerate(files)}
+    return list(files.values()), np.array([index[key] for key in keys], np.int64)

@@ -8,7 +8,6 @@ to preferred_5, preferred_score_5, the images that score highest with their scor
 """
 
 import csv
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from src.common.files import InputError, atomic_path, read_json, write_json
 from src.data.pairs import Pairs
@@ -28,34 +28,28 @@ RANK_NAME = "rank of the own image"  # in pictures
 CAPTIONS_AT_ONCE = 8192  # translated; src.training.metrics scores a part of them at a time
 
 
-def rank_captions(
-    translator: Translator, data: OnDevice, captions: np.ndarray, tick: Callable[[int], Any]
-) -> pd.DataFrame:
-    """Rank all images for some captions; `captions` (n,) int, indices. `tick` is told how many are done.
-
-    Returns the table's rows, indexed by `captions`. Memory beside the pairs is the gallery and a few chunks, however
-    many captions there are. Raises NonFiniteError.
-    """
+def rank_captions(translator: Translator, data: OnDevice, captions: np.ndarray, label: str = "ranking") -> pd.DataFrame:
+    """Rank all images for some captions, (n,) int indices, under a progress bar with a label. Returns the table's rows,
+    indexed by `captions`. Raises NonFiniteError."""
     pairs, captions_n = data.pairs, torch.from_numpy(captions).to(data.device)
-    ranks, scores, images, image_scores = [], [], [], []
-    for block in captions_n.split(CAPTIONS_AT_ONCE):
-        prediction = translate(translator, data.text_NT[block])
-        for score_CM, target_C in score_chunks(prediction, data.image_MV, data.image_of_caption_N[block]):
-            ranks.append(ranks_of(score_CM, target_C).cpu())
-            scores.append(score_CM.gather(1, target_C[:, None])[:, 0].cpu())
-            best_CD, best_scores_CD = _take_best(score_CM, min(DEPTH, pairs.num_images))
-            images.append(best_CD.cpu())
-            image_scores.append(best_scores_CD.cpu())
-            tick(len(target_C))
+    chunks = []
+    with tqdm(total=len(captions), desc=label, unit="caption") as bar:
+        for block in captions_n.split(CAPTIONS_AT_ONCE):
+            prediction = translate(translator, data.text_NT[block])
+            for score_CM, target_C in score_chunks(prediction, data.image_MV, data.image_of_caption_N[block]):
+                own_C = score_CM.gather(1, target_C[:, None])[:, 0]
+                found = ranks_of(score_CM, target_C), own_C, *_take_best(score_CM, min(DEPTH, pairs.num_images))
+                chunks.append([part.cpu() for part in found])
+                bar.update(len(target_C))
+    ranks, scores, images, image_scores = (torch.cat(parts).numpy() for parts in zip(*chunks, strict=True))
     columns = {
         "caption_id": pairs.caption_ids[captions],
         "caption": pairs.caption_texts[captions],
         "image": pairs.image_names[pairs.image_of_caption[captions]],
-        "rank": torch.cat(ranks).numpy(),
-        "score": torch.cat(scores).numpy(),
+        "rank": ranks,
+        "score": scores,
     }
-    best = zip(torch.cat(images).numpy().T, torch.cat(image_scores).numpy().T, strict=True)
-    for place, (image, score) in enumerate(best, 1):
+    for place, (image, score) in enumerate(zip(images.T, image_scores.T, strict=True), 1):
         columns |= {f"preferred_{place}": pairs.image_names[image], f"preferred_score_{place}": score}
     return pd.DataFrame(columns, index=captions)
 
@@ -76,16 +70,13 @@ def save_ranks(path: Path, table: pd.DataFrame, made: dict[str, Any]) -> None:
     record = path.with_suffix(".json")
     record.unlink(missing_ok=True)  # at no moment does a record stand beside another's table
     with atomic_path(path) as temporary:
-        # Every text is quoted: captions are anyone's, and may hold a lone carriage return.
-        table.to_csv(temporary, index=False, quoting=csv.QUOTE_NONNUMERIC)
+        table.to_csv(temporary, index=False, quoting=csv.QUOTE_NONNUMERIC)  # texts may hold a lone carriage return
     write_json(record, made)
 
 
 def find_ranks(path: Path, pairs: Pairs, identity: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]] | None:
-    """The table at `path` and its record, if there is one whose record agrees with `identity`.
-
-    Raises InputError if it is no table of these pairs although its record says so.
-    """
+    """The table at `path` and its record, if there is one whose record agrees with `identity`. Raises InputError if it
+    is no table of these pairs although its record says so."""
     record = path.with_suffix(".json")
     if not path.exists() or not record.exists():
         return None
@@ -100,6 +91,6 @@ def find_ranks(path: Path, pairs: Pairs, identity: dict[str, Any]) -> tuple[pd.D
     except ValueError as error:
         raise InputError(f"{path}: not a table of ranks ({error}); remove it") from None
     finite = np.isfinite(table[["rank", "score"]].to_numpy()).all()
-    if not finite or not np.array_equal(table["caption_id"], pairs.caption_ids):
+    if not finite or not np.array_equal(table.caption_id, pairs.caption_ids):
         raise InputError(f"{path}: not one finite rank and score for each caption of {pairs.source}; remove it")
     return table, made

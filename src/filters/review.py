@@ -1,7 +1,6 @@
 """The pictures, tables and buttons of visualize_split_top_50.ipynb. What it decides is in src/filters/decisions.py.
 
-Shapes: N captions. A `table` is that of src.filters.ranks, `keep` (N,) bool says which captions are kept, and
-`rows` are some of its rows.
+A `table` is that of src.filters.ranks, `rows` are some of its rows, `keep` (N captions,) bool says which are kept.
 """
 
 import html
@@ -13,13 +12,12 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from src.common.files import InputError
 from src.filters.decisions import DROP, KEEP, ReviewDecisions
-from src.filters.pictures import draw_picture
+from src.filters.pictures import BARE, draw_picture
 from src.filters.ranks import DEPTH, RANK_NAME
 from src.filters.report import draw_histogram
 
@@ -31,10 +29,10 @@ def plot_ranks(table: pd.DataFrame, keep: np.ndarray, top_k: int) -> Figure:
     ranks = table["rank"].to_numpy()
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     histogram, cumulative = figure.subplots(1, 2)
-    draw_histogram(histogram, ranks, keep, RANK_NAME, log_scale=True, cut=top_k)
+    draw_histogram(histogram, ranks, keep, RANK_NAME, top_k, log=True)
     cumulative.plot(np.sort(ranks), np.arange(1, len(ranks) + 1) / len(ranks))
-    share = (ranks <= top_k).mean()
-    cumulative.axvline(top_k, color="black", lw=1, ls="--", label=f"the first {top_k}: {share:.1%}")
+    label = f"the first {top_k}: {(ranks <= top_k).mean():.1%}"
+    cumulative.axvline(top_k, color="black", lw=1, ls="--", label=label)
     cumulative.set(xlabel="cut", ylabel="captions kept", xscale="log", ylim=(0, 1.02), title="every other cut")
     cumulative.grid(alpha=0.3)
     cumulative.legend(loc="lower right")
@@ -55,35 +53,25 @@ def find_captions(table: pd.DataFrame, ids: str) -> pd.DataFrame:
 
 def contact_sheet(rows: pd.DataFrame, images_root: Path) -> Figure:
     """A line a caption: its own image in a green frame, then the five that score highest; ranks and scores above.
-
-    Where an image cannot be read, its name stands alone.
-    """
-    figure = Figure(figsize=(1.55 * (1 + DEPTH), 2.1 * max(1, len(rows))), layout="constrained")
-    lines = figure.subfigures(max(1, len(rows)), 1, squeeze=False).flat
+    Where an image cannot be read, its name stands alone."""
+    count = max(1, len(rows))
+    figure = Figure(figsize=(1.55 * (1 + DEPTH), 2.1 * count), layout="constrained")
+    lines = figure.subfigures(count, 1, squeeze=False).flat
     for line, (_, row) in zip(lines, rows.iterrows(), strict=False):
-        title = textwrap.shorten(f"{row.caption_id}: {row.caption}", 110, placeholder=" …")
-        line.suptitle(title, fontsize=10, parse_math=False)  # captions are anyone's: a dollar sign is no formula
-        own, *others = line.subplots(1, 1 + DEPTH)
-        _draw_image(own, row.image, f"own: rank {row['rank']:g}, {row.score:.3f}", images_root, framed=True)
-        for place, axes in enumerate(others, 1):
-            name = row.get(f"preferred_{place}")
-            if name is None:  # there are fewer images than places
-                axes.set_axis_off()
-                continue
-            title = f"{place}: {row[f'preferred_score_{place}']:.3f}"
-            _draw_image(axes, name, title, images_root, framed=name == row.image)
+        caption = textwrap.shorten(f"{row.caption_id}: {row.caption}", 110, placeholder=" …")
+        line.suptitle(caption, fontsize=10, parse_math=False)  # captions are anyone's: a dollar sign is no formula
+        shown = [(row.image, f"own: rank {row['rank']:g}, {row.score:.3f}")]
+        for place in range(1, DEPTH + 1):
+            if f"preferred_{place}" in row:  # not if there are fewer images than places
+                shown.append((row[f"preferred_{place}"], f"{place}: {row[f'preferred_score_{place}']:.3f}"))
+        for axes, (name, title) in zip(line.subplots(1, 1 + DEPTH, subplot_kw=BARE), shown, strict=False):
+            axes.set_title(title, fontsize=9)
+            axes.set_xlabel(textwrap.shorten(name, 24, placeholder="…"), fontsize=7, parse_math=False)
+            draw_picture(axes, images_root / name, pixels=160)
+            if name == row.image:
+                frame = Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, ec="tab:green", lw=4)
+                axes.add_patch(frame).set_clip_on(False)
     return figure
-
-
-def _draw_image(axes: Axes, name: str, title: str, root: Path, *, framed: bool) -> None:
-    axes.set(xticks=[], yticks=[], frame_on=False)
-    axes.set_title(title, fontsize=9)
-    axes.set_xlabel(textwrap.shorten(name, 24, placeholder="…"), fontsize=7, parse_math=False)
-    draw_picture(axes, root / name, pixels=160)
-    if framed:
-        axes.add_patch(
-            Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, ec="tab:green", lw=4, clip_on=False)
-        )
 
 
 def captions_of_image(
@@ -91,12 +79,10 @@ def captions_of_image(
 ) -> pd.DataFrame:
     """All captions of an image, strongest first: best rank, and of equal ranks the highest score."""
     decided = decisions.read() if decisions else {}
-    captions = table["image"].to_numpy() == image
-    found = table.loc[captions, ["caption_id", "rank", "score"]].round({"score": 3})
-    found["kept"] = np.where(keep[captions], "yes", "no")
+    found = table.assign(kept=np.where(keep, "yes", "no"))[table["image"] == image].round({"score": 3})
     found["decided"] = [decided.get(caption_id, "") for caption_id in found.caption_id]
-    found["caption"] = table.loc[captions, "caption"]
-    return found.sort_values(["rank", "score"], ascending=[True, False], kind="stable").set_index("caption_id")
+    found = found.sort_values(["rank", "score"], ascending=[True, False], kind="stable").set_index("caption_id")
+    return found[["rank", "score", "kept", "decided", "caption"]]
 
 
 def choices(rows: pd.DataFrame, decisions: ReviewDecisions) -> widgets.VBox:
@@ -124,8 +110,8 @@ def _write(decisions: ReviewDecisions, caption_id: int, change: dict[str, Any]) 
 def compare(table: pd.DataFrame, keep: np.ndarray) -> pd.DataFrame:
     """Before and after the cut: captions, images that have any, how well they rank. A column each for all, clean and
     suspect captions."""
-    parts = {"all (before)": np.ones(len(table), np.bool_), "clean (after)": keep, "suspect": ~keep}
-    return pd.DataFrame({name: _describe(table[part]) for name, part in parts.items()})
+    parts = {"all (before)": table, "clean (after)": table[keep], "suspect": table[~keep]}
+    return pd.DataFrame({name: _describe(rows) for name, rows in parts.items()})
 
 
 def _describe(rows: pd.DataFrame) -> dict[str, str]:

@@ -1,7 +1,4 @@
-"""The top-k filter: keep captions whose own image is among the first k of all images, by a translator's ranks.
-
-What `python -m src.topk_filter_pairs` and visualize_split_top_50.ipynb share. Shapes: N captions.
-"""
+"""The top-k filter, as src/topk_filter_pairs.py tells it; what that command and visualize_split_top_50.ipynb share."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -10,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from src.common.files import InputError, require_file, sha256
 from src.common.paths import FILTERED_DIR, IMAGES_ROOT, MODELS_DIR, TRAIN_NPZ
@@ -27,20 +23,14 @@ from src.training.model import load_translator
 from src.training.recipe import BASELINE, COMPACT, Recipe, describe_recipe
 from src.training.runs import BEST_MRR, DataRecord, folder_name, read_run
 
-DECISIONS_CSV = "review_decisions.csv"
-
-# K times a model that is soon trained and learns little by heart.
-FOLD_RECIPE = replace(COMPACT, name="topk_fold")
+FOLD_RECIPE = replace(COMPACT, name="topk_fold")  # K times a model that is soon trained and learns little by heart
 
 
 @dataclass(frozen=True, kw_only=True)
 class TopKFilter:
-    """What is filtered, what ranks it, where it is cut, and where everything goes.
-
-    Ranks are of the translator `weights` (None: of the baseline that train_mrr.py trains on `input_npz`) or, with
+    """Ranks are of the translator `weights` (None: of the baseline that train_mrr.py trains on `input_npz`) or, with
     `folds`, of so many models of `fold_recipe`, none of which saw the image. `decisions_csv` is that of the review
-    (None: in `output_dir`), which overrides the cut unless `honour_decisions` is off.
-    """
+    (None: in `output_dir`), which overrides the cut unless `honour_decisions` is off."""
 
     input_npz: Path = TRAIN_NPZ
     images_root: Path = IMAGES_ROOT
@@ -69,95 +59,81 @@ class TopK:
         else:
             baseline = folder_name(BASELINE, BASELINE, dataset_tag(settings.input_npz))
             self.weights = settings.weights or settings.models_dir / baseline / BEST_MRR
-            train_npz = "" if settings.input_npz == TRAIN_NPZ else f" --train-npz {settings.input_npz}"
-            train_it = f"train it with `python train_mrr.py{train_npz}`"
-            hint = f"{train_it}, name another with --weights, or rank with --folds 5"
-            identity |= {"weights_sha256": sha256(require_file(self.weights, hint))}
+            train = "train_mrr.py" + (f" --train-npz {settings.input_npz}" if settings.input_npz != TRAIN_NPZ else "")
+            hint = f"train it with `python {train}`, name another with --weights, or rank with --folds 5"
+            identity["weights_sha256"] = sha256(require_file(self.weights, hint))
         self.pairs = open_pairs(settings.input_npz)
         self.decisions: ReviewDecisions | None = None
         if settings.honour_decisions:
-            path = settings.decisions_csv or settings.output_dir / DECISIONS_CSV
+            path = settings.decisions_csv or settings.output_dir / "review_decisions.csv"
             self.decisions = ReviewDecisions(path, self.pairs, self.fingerprint)
             self.decisions.read()  # one about other pairs ends it here
-        found = find_ranks(self.ranks_csv, self.pairs, identity)
-        self.ranked = found is not None
-        self.made: dict[str, Any] = {"input_npz": str(settings.input_npz)} | identity
-        self.table = pd.DataFrame()
-        if found:
-            self.table, self.made = found
+        made: dict[str, Any] = {"input_npz": str(settings.input_npz)} | identity
+        self.table, self.made = find_ranks(self.ranks_csv, self.pairs, identity) or (pd.DataFrame(), made)
 
     def describe(self) -> dict[str, Any]:
         """The opening lines."""
         given, recipe = self.settings, self.settings.fold_recipe
         lines: dict[str, Any] = {"pairs": f"{given.input_npz} ({self.fingerprint})"}
         if given.folds:
-            how = f"seed {recipe.seed}, {self.machine.precision}"
-            lines["ranked by"] = f"{given.folds} models that did not see the image, {how}"
+            models = f"{given.folds} models that did not see the image"
+            lines["ranked by"] = f"{models}, seed {recipe.seed}, {self.machine.precision}"
             lines["their recipe"] = describe_recipe(recipe, FOLD_RECIPE)
         else:
             lines["ranked by"] = self.weights
-            lines["it was trained on"] = self._describe_training()
+            record = read_run(self.weights.parent)
+            if record is None:
+                lines["it was trained on"] = "pairs that are not recorded"
+            elif record.data.train_fingerprint != self.fingerprint:
+                lines["it was trained on"] = "other pairs"
+            else:
+                lines["it was trained on"] = "these pairs, so its ranks flatter them; --folds 5 ranks out of fold"
         decisions = f"{len(self.decisions.read()):,} in {self.decisions.path}" if self.decisions else "none"
+        there = "" if self.table.empty else " (of these pairs by the same model: there already)"
         return lines | {
             "captions, images": f"{len(self.pairs):,}, {self.pairs.num_images:,}",
             "kept": f"ranks up to {given.top_k}",
             "review decisions": decisions,
             "device": self.machine.device,
-            "ranks": f"{self.ranks_csv}{' (of these pairs by the same model: there already)' if self.ranked else ''}",
+            "ranks": f"{self.ranks_csv}{there}",
         }
 
-    def _describe_training(self) -> str:
-        record = read_run(self.weights.parent)
-        if record is None:
-            return "pairs that are not recorded"
-        if record.data.train_fingerprint != self.fingerprint:
-            return "other pairs"
-        return "these pairs, so its ranks flatter them; --folds 5 ranks out of fold"
-
     def rank(self) -> pd.DataFrame:
-        """Rank all captions, or open the ranks if they are there. Returns their table (see src.filters.ranks), which
-        `self.table` holds from now on. Raises InputError."""
-        if not self.ranked:
-            provenance = asdict(self.machine.provenance())
-            self.table, how = self._rank_out_of_fold() if self.settings.folds else self._rank_by_weights()
-            self.made |= provenance | how
-            save_ranks(self.ranks_csv, self.table, self.made)
-            self.ranked = True
+        """Rank all captions unless that is done. Returns their table (see src.filters.ranks), which `self.table` holds
+        from now on. Raises InputError."""
+        if not self.table.empty:
+            return self.table
+        given, device = self.settings, self.machine.device
+        self.made |= asdict(self.machine.provenance())
+        if given.folds:
+            # A folder of its own for every input, number of folds, recipe and seed.
+            name = folder_name(replace(given.fold_recipe, name=f"{self.fingerprint}_folds{given.folds}"), FOLD_RECIPE)
+            folder = given.models_dir / "topk_folds" / name
+            record = DataRecord(train_npz=str(given.input_npz), train_fingerprint=self.fingerprint)
+            data = TrainingData.of(self.pairs, device, record)
+            self.table, mrrs = rank_out_of_fold(data, given.folds, given.fold_recipe, folder, self.machine)
+            self.made |= {"models": str(folder), "models_mrr": mrrs}
+        else:
+            translator = load_translator(self.weights, device, of=self.pairs)
+            try:
+                self.table = rank_captions(translator, OnDevice(self.pairs, device), np.arange(len(self.pairs)))
+            except NonFiniteError as error:
+                raise InputError(f"{self.weights}: {error}") from None
+            self.made["weights"] = str(self.weights)
+        save_ranks(self.ranks_csv, self.table, self.made)
         return self.table
 
-    def _rank_out_of_fold(self) -> tuple[pd.DataFrame, dict[str, Any]]:
-        recipe, folds = self.settings.fold_recipe, self.settings.folds or 0
-        # A folder of its own for every input, number of folds, recipe and seed.
-        name = folder_name(replace(recipe, name=f"{self.fingerprint}_folds{folds}"), FOLD_RECIPE)
-        folder = self.settings.models_dir / "topk_folds" / name
-        record = DataRecord(train_npz=str(self.settings.input_npz), train_fingerprint=self.fingerprint)
-        data = TrainingData.of(self.pairs, self.machine.device, record)
-        table, mrrs = rank_out_of_fold(data, folds, recipe, folder, self.machine)
-        return table, {"models": str(folder), "models_mrr": mrrs}
-
-    def _rank_by_weights(self) -> tuple[pd.DataFrame, dict[str, Any]]:
-        translator = load_translator(self.weights, self.machine.device, of=self.pairs)
-        data, everything = OnDevice(self.pairs, self.machine.device), np.arange(len(self.pairs))
-        try:
-            with tqdm(total=len(self.pairs), desc="ranking", unit="caption") as progress:
-                table = rank_captions(translator, data, everything, progress.update)
-        except NonFiniteError as error:
-            raise InputError(f"{self.weights}: {error}") from None
-        return table, {"weights": str(self.weights)}
-
     def keep(self, *, decided: bool = True) -> np.ndarray:
-        """Which captions to keep, (N,) bool: ranks up to k, but `decided` captions as they were decided."""
+        """Which captions to keep, (N captions,) bool: ranks up to k, but `decided` captions as they were decided."""
         keep = self.table["rank"].to_numpy() <= self.settings.top_k
         return self.decisions.apply(keep) if self.decisions and decided else keep
 
     def export(self, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Cut, and write everything but the ranks. `arguments` are for the keep-list's provenance.
-
-        Returns the title and the lines of a summary. Raises InputError.
-        """
-        pairs, given, keep = self.pairs, self.settings, self.keep()
+        """Cut, and write everything but the ranks; `arguments` are for the keep-list's provenance. Returns title and
+        lines of a summary. Raises InputError."""
+        pairs, given, top_k, keep = self.pairs, self.settings, self.settings.top_k, self.keep()
         ranks, dropped = self.table["rank"].to_numpy(), int((~keep).sum())
-        decided = list(self.decisions.read().values()) if self.decisions else []
+        decided = [*self.decisions.read().values()] if self.decisions else []
         changed = int((keep != self.keep(decided=False)).sum())
         review = {"kept": decided.count(KEEP), "dropped": decided.count(DROP), "against_the_cut": changed}
         origin = {
@@ -167,24 +143,21 @@ class TopK:
             "higher_is_better": False,
             "ranks": self.made,
             "arguments": dict(arguments),
-            "cut": {"top_k": given.top_k, "dropped": dropped, "cut": given.top_k, "review_decisions": review},
+            "cut": {"top_k": top_k, "dropped": dropped, "cut": top_k, "review_decisions": review},
         }
         keep_list = KeepList(caption_ids=pairs.caption_ids, scores=ranks, keep=keep, provenance=origin)
 
-        clean, suspect = (
-            given.output_dir / f"{given.input_npz.stem}_{part}_top{given.top_k}.npz" for part in ("clean", "suspect")
-        )
+        clean = given.output_dir / f"{given.input_npz.stem}_clean_top{top_k}.npz"
         list_path, report = save_filtered(pairs, keep_list, clean), clean.with_suffix(".png")
+        suspect = given.output_dir / f"{given.input_npz.stem}_suspect_top{top_k}.npz"
         suspect.unlink(missing_ok=True)
         if dropped:
             save_pairs(pairs.select(~keep), suspect)
-        images_root = given.images_root if given.images_root.is_dir() else None
-        write_report(
-            report, pairs, keep_list, score_name=RANK_NAME, images_root=images_root, log_scale=True, cut=given.top_k
-        )
+        write_report(report, pairs, keep_list, given.images_root, name=RANK_NAME, cut=top_k, log=True)
 
         emptied = len(np.setdiff1d(pairs.image_of_caption, pairs.image_of_caption[keep]))
         shares = ", ".join(f"{(ranks <= k).mean():.1%} in the first {k}" for k in (1, 5, 10, 50))
+        pictures = "" if given.images_root.is_dir() else f" (without pictures: {given.images_root} is no folder)"
         return f"kept {keep.sum():,} captions", {
             "ranks": f"{shares}; median {np.median(ranks):g} of {pairs.num_images:,}",
             "dropped": f"{dropped:,} of {len(pairs):,} captions; {emptied:,} images lose all of theirs",
@@ -193,5 +166,5 @@ class TopK:
             "clean pairs": clean,
             "suspect pairs": suspect if dropped else "none",
             "keep-list": list_path,
-            "report": report if images_root else f"{report} (without pictures: {given.images_root} is no folder)",
+            "report": f"{report}{pictures}",
         }

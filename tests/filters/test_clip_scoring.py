@@ -12,16 +12,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from src.common.files import InputError
-from src.data.pairs import open_pairs
+from src.data.pairs import open_pairs, save_pairs
 from src.filters.clip_model import load_clip
 from src.filters.clip_scoring import open_scores, save_scores, score_pairs
 from src.training.machine import Machine
 from tests.filters.conftest import CPU, MACHINE
 
 
-def score(model, data: Path, progress: Path, identity=None, **changes):
-    options = {"identity": identity or {"model": "m"}, "machine": MACHINE}
-    options |= {"image_batch_size": 7, "text_batch_size": 13, "workers": 0} | changes
+def score(model, data: Path, progress: Path, **changes):
+    options = {"machine": MACHINE, "batch_sizes": (7, 13), "workers": 0} | changes
     clip, pairs = load_clip(*map(str, model)), open_pairs(data / "train.npz")
     return score_pairs(clip, pairs, data / "Images", progress, **options)
 
@@ -83,14 +82,14 @@ def test_a_model_that_gives_nan_is_an_error(untrained, train, tmp_path):
     weights["text_projection"][:] = float("nan")
     save_file(weights, tmp_path / "broken.safetensors")
     with pytest.raises(InputError, match="tiny_clip: gives NaN for readable images; try --precision float32"):
-        score((untrained[0], tmp_path / "broken.safetensors"), train, tmp_path / "progress", image_batch_size=92)
+        score((untrained[0], tmp_path / "broken.safetensors"), train, tmp_path / "progress", batch_sizes=(92, 13))
 
 
 # ------------------------------------------------------------------------------------------- interrupted runs
 
 
 def test_an_interrupted_run_continues_and_scores_of_another_model_or_data_are_never_mixed_in(
-    untrained, train, scores, tmp_path, monkeypatch
+    untrained, train, copied, scores, tmp_path, monkeypatch
 ):
     progress, encoded, encode = tmp_path / "progress", [], open_clip.CLIP.encode_image
 
@@ -106,13 +105,17 @@ def test_an_interrupted_run_continues_and_scores_of_another_model_or_data_are_ne
             score(untrained, train, progress)
     before = progress.read_bytes()
     assert before.count(b"\n") == 3, "what they are of, and two batches"
-    for changes, named in (
-        ({"identity": {"model": "another"}}, "model"),
-        ({"machine": Machine(CPU, "bfloat16")}, "precision"),
-        ({"image_batch_size": 8}, "batches"),
+    weights = load_file(untrained[1])
+    save_file(weights | {"logit_scale": weights["logit_scale"] + 1}, tmp_path / "other.safetensors")
+    save_pairs(open_pairs(copied / "train.npz").select(np.arange(459)), copied / "train.npz")
+    for model, data, changes, named in (
+        ((untrained[0], tmp_path / "other.safetensors"), train, {}, "weights_sha256"),
+        (untrained, copied, {}, "input_fingerprint, images_root"),
+        (untrained, train, {"machine": Machine(CPU, "bfloat16")}, "precision"),
+        (untrained, train, {"batch_sizes": (8, 13)}, "batches"),
     ):
         with pytest.raises(InputError, match=f"progress: .*another {named}\\)"):
-            score(untrained, train, progress, **changes)
+            score(model, data, progress, **changes)
     assert progress.read_bytes() == before
     with progress.open("a") as file:
         file.write('{"batch": 2, "sco')  # as a line looks that was cut off
