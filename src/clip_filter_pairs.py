@@ -3,6 +3,7 @@
     python -m src.clip_filter_pairs                                       # score data/train, drop the lowest tenth
     python -m src.clip_filter_pairs --scores-input data/filtered/train_clip_scores_raw.npy --drop-fraction 0.2
     python -m src.clip_filter_pairs --model ViT-L-14 --pretrained openai  # another CLIP of open_clip
+    python -m src.clip_filter_pairs --model ViT-B-32 --pretrained weights/clip.safetensors         # without a network
     python -m src.clip_filter_pairs --model mine.json --pretrained mine.pt                # a configuration of your own
 
 Scores are the cosine similarities of CLIP's caption and image features. A run that was stopped continues where it
