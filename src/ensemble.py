@@ -113,19 +113,20 @@ def evaluate_runs(args: argparse.Namespace) -> None:
 
     runs, others = finished_runs(args.runs), finished_runs(args.against)
     part = open_part(args.on, [*runs, *others], find_device(args.device), out_of_fold=args.out_of_fold)
+    unseen_Rn = unseen_captions(runs, part)
     settings = {
         "captions from": args.on,
         "measured": f"{len(part):,} of {len(part.of.pairs):,} captions",
         "gallery": f"{len(part.images):,} images, held out by {'any' if args.out_of_fold else 'every'} run",
-        "runs a caption": f"{unseen_captions(runs, part).sum() / len(part):.1f} on average",
+        "runs a caption": f"{unseen_Rn.sum() / len(part):.1f} on average",
         "device": part.of.device,
     }
     print_settings(f"Measuring {len(runs)} runs", settings)
-    singles, means = measure_runs(runs, part)
+    singles, means = measure_runs(runs, part, unseen_Rn)
     measured = [*singles, *means]
     reference = means[0] if args.out_of_fold and means else max(singles, key=lambda single: single.mrr)
     if others:
-        singles, means = measure_runs(others, part, prefix="against: ")
+        singles, means = measure_runs(others, part, unseen_captions(others, part), prefix="against: ")
         reference = means[1] if means else singles[0]  # the mean comes after the average
         measured += [*singles, *means]
     print_table(comparison(measured, reference))

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from src.common.files import InputError
-from src.ensembles.held_out import Run, unseen_captions
+from src.ensembles.held_out import Run
 from src.training.inputs import Part
 from src.training.metrics import challenge_protocol, reciprocal_ranks, retrieval_ranks
 
@@ -93,13 +93,15 @@ def paired_difference(ours_n: np.ndarray, theirs_n: np.ndarray, image_n: np.ndar
     return Difference(gain.sum() / count.sum(), *interval)
 
 
-def measure_runs(runs: Sequence[Run], part: Part, prefix: str = "") -> tuple[list[Measured], list[Measured]]:
-    """Measure single runs and means of them, every caption predicted by the runs that did not train on its image.
+def measure_runs(
+    runs: Sequence[Run], part: Part, unseen_Rn: Tensor, prefix: str = ""
+) -> tuple[list[Measured], list[Measured]]:
+    """Measure single runs and means of them, every caption predicted by the runs that `unseen_captions` gives it.
 
     Returns the single runs; and, if there are two or more, a single run on average and the three means that `combine`
     makes. Holds four (n, V) float32 arrays, however many runs there are.
     """
-    singles, unseen_Rn = [], unseen_captions(runs, part)
+    singles = []
     # No measure depends on a prediction's length, so that sums do for means.
     labels = "mean", "MRR-weighted mean", "normalised mean"
     totals = {label: torch.zeros(len(part), part.of.image_MV.shape[1], device=part.of.device) for label in labels}

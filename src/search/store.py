@@ -192,9 +192,11 @@ class _JournalLock:
 
     def acquire(self) -> bool:
         self.locks.acquire(WHOLE_JOURNAL)
-        written = self.journal.read_bytes()
-        if not written.endswith(b"\n"):  # half a line of a process that was killed; the next would be appended to it
-            os.truncate(self.journal, written.rfind(b"\n") + 1)
+        with self.journal.open("rb") as file:
+            file.seek(max(0, self.journal.stat().st_size - 1))
+            whole = file.read() == b"\n"
+        if not whole:  # half a line of a process that was killed; the next would be appended to it
+            os.truncate(self.journal, self.journal.read_bytes().rfind(b"\n") + 1)
         return True
 
     def release(self) -> None:

@@ -101,7 +101,7 @@ class TestMeasuring:
         folders = [make_run(seed, split_seed=0) for seed in (1, 2, 3)]
         runs = finished_runs(folders)
         part = open_part(TRAIN_NPZ, runs, CPU)
-        singles, (average, mean, weighted, normalised) = measure_runs(runs, part)
+        singles, (average, mean, weighted, normalised) = measure_runs(runs, part, unseen_captions(runs, part))
         predictions = predictions_of(folders, part)
         for single, prediction in zip(singles, predictions, strict=True):
             assert single.mrr == pytest.approx(brute_force_mrr(prediction, part), abs=1e-12)
@@ -122,7 +122,7 @@ class TestMeasuring:
         predictions = predictions_of(folders, part)
         members = [[run for run in range(3) if name in held[run]] for name in name_of_caption]
         expected = [np.mean([predictions[run][n] for run in some], axis=0) for n, some in enumerate(members)]
-        singles, (average, mean, *_) = measure_runs(runs, part)
+        singles, (average, mean, *_) = measure_runs(runs, part, unseen_captions(runs, part))
         assert {1, 2} <= {len(some) for some in members}  # the case is one where it matters
         assert mean.count == f"1-{max(map(len, members))}"
         assert mean.mrr == pytest.approx(brute_force_mrr(expected, part), abs=1e-12)
@@ -146,8 +146,9 @@ class TestMeasuring:
         pairs = tiny_pairs(1, 60)
         save_pairs(replace(pairs, image_embeddings=pairs.image_embeddings[:, 1:]), tmp_path / "narrow.npz")
         runs = finished_runs([make_run(1)])
+        part = open_part(tmp_path / "narrow.npz", runs, CPU)
         with pytest.raises(InputError, match=r"translates widths \(8, 12\)"):
-            measure_runs(runs, open_part(tmp_path / "narrow.npz", runs, CPU))
+            measure_runs(runs, part, unseen_captions(runs, part))
 
 
 class TestDifferences:
