@@ -6,17 +6,17 @@
     python train_mrr.py --resume                         # continue after an interruption
     python train_mrr.py --train-npz data/filtered/train_clip_q0.10_from_raw.npz --val-npz data/train/train.npz
 
-Everything about the run goes to models/<run name>/: weights, history, curves, run.json. The submission is checked
-before the script ends.
+Everything about the run goes to models/<run name>/: weights, history, curves, run.json and the submission, checked, of
+which submission_mrr_<recipe>.csv is a copy: always the last run's.
 """
 
 from pathlib import Path
 
 from src.common.cli import Parser, print_settings, run_main
-from src.common.files import InputError
+from src.common.files import InputError, copy_file, try_outputs
 from src.flags import add_job_arguments, add_recipe_arguments, data_paths, override
 from src.training.recipe import BASELINE, RECIPES, describe_recipe, load_recipe
-from src.training.runs import BEST_MRR, RunRecord, State, folder_name, state_of
+from src.training.runs import BEST_MRR, RUN_JSON, SUBMISSION, RunRecord, State, folder_name, state_of
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -25,7 +25,9 @@ def main(argv: list[str] | None = None) -> None:
     add_job_arguments(parser)
     parser.add_argument("--run-name", help="of the folder in --models-dir (default: from recipe, data and seed)")
     parser.add_argument(
-        "--submission", help="the CSV to write, or none (default: submission_mrr_<recipe>.csv)", metavar="CSV"
+        "--submission",
+        help="copy the run's submission to here; none: predict none (default: submission_mrr_<recipe>.csv)",
+        metavar="CSV",
     )
     parser.add_argument("--resume", action="store_true", help="continue the interrupted run of the same name")
     add_recipe_arguments(parser, BASELINE)
@@ -45,6 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     state = state_of(run_dir, recipe, data.record)
     if state == State.FINISHED and args.resume:
         raise InputError(f"{run_dir}: is finished; start without --resume to train it anew")
+    inputs = (paths.train_npz, paths.keep_list, paths.val_npz, paths.test_npz)
+    try_outputs((run_dir / RUN_JSON, *([submission] if submission else [])), inputs)
     old = "interrupted" if state == State.TO_RESUME else state
     replaces = "" if state == State.NEW or args.resume else f" (replaces the {old} one)"
     settings = {
@@ -53,11 +57,13 @@ def main(argv: list[str] | None = None) -> None:
         "run": f"{run_dir}{replaces}",
     }
     print_settings("Training a translator", describe_data(paths, data) | settings)
-    record = train_run(recipe, data, run_dir, machine=machine, resume=args.resume, submission=submission)
-    print_result(record, run_dir)
+    record = train_run(recipe, data, run_dir, machine=machine, resume=args.resume, predict=submission is not None)
+    if submission:
+        copy_file(run_dir / SUBMISSION, submission)
+    print_result(record, run_dir, submission)
 
 
-def print_result(record: RunRecord, run_dir: Path) -> None:
+def print_result(record: RunRecord, run_dir: Path, submission: Path | None) -> None:
     """Print how a run ended."""
     results, data, parameters = record.results, record.data, record.parameters
     assert results is not None, "it is finished"
@@ -75,7 +81,7 @@ def print_result(record: RunRecord, run_dir: Path) -> None:
         summary["on own captions"] = f"MRR {results.own_measures['mrr']:.4f} (as filtered)"
     summary |= {"weights": str(run_dir / BEST_MRR), "curves": str(run_dir / "curves.png")}
     if record.submission:
-        summary["submission"] = record.submission.path
+        summary["submission"] = f"{record.submission.path}, copied to {submission}"
     print_settings(f"{record.run_name}: validation MRR {results.mrr:.4f}", summary)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.common.cli import Parser, positive_int, print_settings, run_main
-from src.common.files import InputError
+from src.common.files import InputError, try_outputs
 from src.flags import add_job_arguments, add_recipe_arguments, data_paths, recipe_changes
 from src.search.space import COMMON, SEARCHABLE, Space
 from src.training.recipe import BASELINE, flag_of
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--trials {args.trials}: the space has {space.size:,} configurations; none is tried twice")
 
     from src.search.loop import search  # after the command line: torch takes seconds to import
-    from src.search.store import SearchStore
+    from src.search.store import JOURNAL, SearchStore
     from src.search.strategy import make_pruner
     from src.training.inputs import open_training_data
     from src.training.job import describe_data
@@ -85,6 +85,8 @@ def main(argv: list[str] | None = None) -> None:
     paths = data_paths(args, with_test=submission is not None)
     data = open_training_data(paths, machine.device)
     data.split(space.base.val_fraction, space.base.effective_split_seed)  # an impossible one ends here, not each trial
+    inputs = (paths.train_npz, paths.keep_list, paths.val_npz, paths.test_npz)
+    try_outputs((args.models_dir / JOURNAL, args.results, *([submission] if submission else [])), inputs)
     store = SearchStore(
         folder=args.models_dir,
         results=args.results,

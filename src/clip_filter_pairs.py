@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from src.common.cli import Parser, add_machine_arguments, positive_int, print_settings, record_arguments, run_main
-from src.common.files import InputError
+from src.common.files import InputError, try_outputs
 from src.common.paths import FILTERED_DIR, IMAGES_ROOT, TRAIN_NPZ
 from src.data.keep_lists import KeepList, check_output, save_filtered
 from src.data.pairs import Pairs, fingerprint, open_pairs
@@ -45,6 +45,8 @@ def main(argv: list[str] | None = None) -> None:
 
     from src.filters.report import write_report  # after the command line, as what else takes long to import
 
+    outputs = [args.output_npz] if args.scores_input else [args.output_npz, args.scores_output]
+    try_outputs(outputs, (args.input_npz, args.scores_input))
     pairs, scores, made = (_open if args.scores_input else _score)(args, data)
     unscored = np.isnan(scores)
     if unscored.any() and args.on_bad_image == "error":

@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
+import src.training.fit
+import src.training.job
 import train_mrr
-from src.common.files import InputError
+from src.common.files import InputError, sha256
 from src.data.pairs import open_pairs, open_test_captions, save_pairs
 from src.data.submissions import read_submission
 from src.training.model import load_translator
-from src.training.runs import read_run
+from src.training.runs import FileRecord, read_run
 from tests.conftest import assert_input_error
 
 QUICK = ("--hidden-dim", "64", "--epochs", "3", "--device", "cpu", "--run-name", "quick")
@@ -42,7 +44,8 @@ def test_one_command_leaves_everything(flags, run_script, sample, tmp_path):
     assert result.returncode == 0, result.stderr
     run_dir = tmp_path / "models/quick"
     names = {path.name for path in run_dir.iterdir()}
-    assert names == {"run.json", "history.csv", "curves.png", "best_mrr.safetensors", "best_loss.safetensors"}
+    weights = {"best_mrr.safetensors", "best_loss.safetensors"}
+    assert names == {"run.json", "history.csv", "curves.png", "submission.csv"} | weights
     record = json.loads((run_dir / "run.json").read_text())
     assert record["status"] == "finished"
     assert record["recipe"]["hidden_dim"] == 64
@@ -83,6 +86,45 @@ def test_a_finished_run_is_not_mixed_with_another_recipe(train, capsys):
         train("--resume")
     train()
     assert "replaces the finished one" in capsys.readouterr().out
+
+
+def test_every_run_keeps_its_submission_and_the_default_name_is_a_copy_of_the_last(train, tmp_path):
+    for seed in ("1", "2"):
+        train("--seed", seed, "--run-name", f"seed{seed}")
+    for seed in ("1", "2"):
+        submission = read_run(tmp_path / f"models/seed{seed}").submission
+        assert submission == FileRecord(f"models/seed{seed}/submission.csv", sha256(submission.path))
+    assert sha256("submission_mrr_baseline.csv") == submission.sha256
+
+
+def test_a_run_is_continued_on_the_kind_of_machine_that_began_it(train, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(src.training.job, "write_submission", lambda *args: 1 / 0)  # all epochs are done, nothing saved
+    monkeypatch.setattr(src.training.fit, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    with pytest.raises(ZeroDivisionError):
+        train("--precision", "float32")
+    before = (tmp_path / "models/quick/run.json").read_text()
+    with pytest.raises(InputError, match=r"begun on cpu in float32; continue it with --device cpu --precision float32"):
+        train("--precision", "bfloat16", "--resume")
+    assert (tmp_path / "models/quick/run.json").read_text() == before
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    train("--precision", "float32", "--resume")
+    record = read_run(tmp_path / "models/quick")
+    assert record.provenance.precision == "float32"
+    assert record.provenance.started == json.loads(before)["started"]
+    assert not (tmp_path / "models/quick/last.pt").exists()
+
+
+@pytest.mark.parametrize("output", ["train.npz", "folder", "file/below.csv"])
+def test_outputs_that_cannot_be_written_are_named_before_anything_is_trained(train, sample, tmp_path, output):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    shutil.copy(sample / "train/train.npz", tmp_path)
+    before = sha256(tmp_path / "train.npz")
+    with pytest.raises(InputError, match=output):
+        train("--train-npz", "train.npz", "--submission", tmp_path / output)
+    assert sha256(tmp_path / "train.npz") == before
+    assert not list(tmp_path.glob("models/*/*"))
 
 
 def test_a_json_recipe_trains(train, tmp_path):

@@ -1,11 +1,14 @@
 """Files that are written whole or not at all, and the one error for what the user gave."""
 
+import fcntl
+import glob
 import hashlib
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,21 +22,74 @@ class InputError(ValueError):
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it on any error.
 
-    The temporary name ends with the target's own suffix, because libraries choose a format by it.
+    The temporary name ends with the target's own suffix, because libraries choose a format by it. What a killed process
+    left of the same target is removed. What is under its name survives a power cut.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    _sweep(path)
+    handle, temporary = _make_temporary(path)
     try:
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; give what open() would have given
+        _flush(temporary)
         temporary.replace(path)
+        _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _make_temporary(path: Path) -> tuple[int, Path]:
+    """An empty file beside `path`, locked as long as the handle is open: an unlocked one is of a dead process."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.part-", suffix=path.suffix, dir=path.parent)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:  # else it was swept before it was locked
+            return handle, Path(name)
+        os.close(handle)
+
+
+def _sweep(path: Path) -> None:
+    """Remove the temporary files of `path` that processes left which were killed."""
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.part-*{glob.escape(path.suffix)}"):
+        with suppress(OSError), left.open("rb") as file:  # BlockingIOError: is being written by another process
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
+
+
+def _flush(path: Path) -> None:
+    """Have a file's contents, or the names in a folder, on the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def try_outputs(outputs: Iterable[Path], inputs: Iterable[Path | None] = ()) -> None:
+    """Make the folders of all files that are to be written. To be called before long work: raises InputError for one
+    that cannot be written, is a folder, or is one of `inputs`."""
+    read = {path.resolve() for path in inputs if path is not None}
+    for path in outputs:
+        if path.resolve() in read:
+            raise InputError(f"{path}: is read, so it cannot be written; choose another name")
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder, where a file is to be written")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's contents, whole or not at all."""
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -42,14 +42,13 @@ def plan(recipe: Recipe, data: TrainingData, run_dir: Path) -> Task:
 
 def carry_out(task: Task, data: TrainingData, machine: Machine) -> Task:
     """Do what is left to do. Returns how it ended: finished or failed."""
-    submission = task.run_dir / SUBMISSION
     try:
         if task.state == TO_PREDICT:
-            predict_again(task.run_dir, data, submission, machine.device)
+            predict_again(task.run_dir, data, machine.device)
         elif task.state != State.FINISHED:
             resume = task.state == State.TO_RESUME
             bar = {"desc": task.run_dir.name, "position": 1, "leave": False}  # below the one of all members
-            train_run(task.recipe, data, task.run_dir, machine=machine, resume=resume, submission=submission, bar=bar)
+            train_run(task.recipe, data, task.run_dir, machine=machine, resume=resume, predict=True, bar=bar)
     except InputError as error:
         return replace(task, state=State.FAILED, reason=str(error))
     return replace(task, state=State.FINISHED)

@@ -11,14 +11,14 @@ import optuna
 import torch
 from tqdm import tqdm
 
-from src.common.files import InputError
+from src.common.files import InputError, copy_file
 from src.search.report import draw_plots, top_table
 from src.search.store import SearchStore, TrialRow, ranked
 from src.training.fit import EpochRow
 from src.training.inputs import TrainingData
 from src.training.job import predict_again, train_run
 from src.training.machine import Machine
-from src.training.runs import State, read_run, state_of
+from src.training.runs import SUBMISSION, State, read_run, state_of
 
 MOST_DEATHS = 3
 SECONDS_BETWEEN_LOOKS = 2
@@ -41,7 +41,9 @@ def search(
         print(top_table(rows, store.space).to_string(index=False))
         draw_plots(rows, store.space, store.folder)
         if submission:
-            predict_again(store.run_dir(ranking[0]["trial"]), data, submission, machine.device)
+            best = store.run_dir(ranking[0]["trial"])
+            predict_again(best, data, machine.device)
+            copy_file(best / SUBMISSION, submission)
     return rows
 
 

@@ -66,6 +66,7 @@ def fit(
     bar: dict[str, Any] | None = None,
 ) -> FitResult:
     """Train by `recipe` until the epochs are done or patience is at its end; write weights and history to `run_dir`.
+    The checkpoint stays there, for the caller to remove once all is recorded.
 
     A checkpoint of another recipe or another `data_identity` is not resumed. `on_epoch` sees each row of the history
     and may raise to end the run; `bar` is passed to tqdm. Raises InputError if the loss or the predictions are no
@@ -77,6 +78,8 @@ def fit(
     checkpoint, identity = run_dir / LAST, {"recipe": asdict(recipe), "data": dict(data_identity or {})}
     if resume:
         history = _restore(checkpoint, identity, trainer, best_mrr, best_loss)
+    else:
+        checkpoint.unlink(missing_ok=True)  # of an earlier run
 
     def save() -> None:
         with atomic_path(checkpoint) as temporary:
@@ -112,7 +115,6 @@ def fit(
     write_history(history, run_dir / "history.csv")
     save_translator(best_loss.weights, translator.dims, run_dir / BEST_LOSS)
     save_translator(best_mrr.weights, translator.dims, run_dir / BEST_MRR)
-    checkpoint.unlink(missing_ok=True)
     translator.load_state_dict(best_mrr.weights)
     return FitResult(history, history[best_mrr.epoch - 1], best_loss.epoch, translator.eval(), stopped)
 

@@ -22,7 +22,9 @@ from src.training.recipe import Recipe
 from src.training.runs import (
     BEST_LOSS,
     BEST_MRR,
+    LAST,
     RUNNING,
+    SUBMISSION,
     FileRecord,
     Results,
     RunRecord,
@@ -42,23 +44,32 @@ def train_run(
     *,
     machine: Machine,
     resume: bool = False,
-    submission: Path | None = None,
+    predict: bool = False,
     on_epoch: Callable[[EpochRow], None] | None = None,
     bar: dict[str, Any] | None = None,
 ) -> RunRecord:
-    """Train, measure, predict the test captions into `submission`, and record it all. Returns the record.
+    """Train, measure, `predict` the test captions into the run's submission, and record it all. Returns the record.
 
     A folder that holds the same run is trained anew, or continued with `resume`. Raises InputError as `fit` does,
-    and for a folder that holds another run.
+    for a folder that holds another run, and for one that was begun on another kind of device or in another precision.
     """
     state_of(run_dir, recipe, data.record)
+    provenance = machine.provenance()
+    if resume and (begun := read_run(run_dir)):
+        if begun.provenance.machine != provenance.machine:
+            device, precision = begun.provenance.machine.split(", ")
+            raise InputError(
+                f"{run_dir}: was begun on {device} in {precision}; continue it with --device {device} --precision "
+                f"{precision}, or remove it to start anew on {provenance.machine.replace(', ', ' in ')}"
+            )
+        provenance = replace(provenance, started=begun.provenance.started)
     split = data.split(recipe.val_fraction, recipe.effective_split_seed)
     record = RunRecord(
         run_name=run_dir.name,
         status=RUNNING,
         recipe=recipe,
         data=replace(data.record, val_captions=len(split.validation), val_images=len(split.validation.images)),
-        provenance=machine.provenance(),
+        provenance=provenance,
     )
     write_run(run_dir, record)
     try:
@@ -91,10 +102,11 @@ def train_run(
         ),
         parameters=result.translator.num_parameters,
         weights={name: sha256(run_dir / name) for name in (BEST_MRR, BEST_LOSS)},
-        submission=predict_test(result.translator, data.test, submission) if submission and data.test else None,
+        submission=predict_test(result.translator, data.test, run_dir / SUBMISSION) if predict and data.test else None,
         finished=now(),
     )
     write_run(run_dir, record)
+    (run_dir / LAST).unlink(missing_ok=True)  # last: as long as anything is missing, the run can be resumed
     return record
 
 
@@ -106,12 +118,12 @@ def predict_test(translator: Translator, test: TestCaptions, path: Path) -> File
     return FileRecord(str(path), sha256(path))
 
 
-def predict_again(run_dir: Path, data: TrainingData, submission: Path, device: torch.device) -> None:
+def predict_again(run_dir: Path, data: TrainingData, device: torch.device) -> None:
     """Write the submission of a finished run from its weights, and record it."""
     record, test = read_run(run_dir), data.record
     assert record is not None, "its run is finished"
     assert data.test is not None, "there is something to predict"
-    written = predict_test(load_translator(run_dir / BEST_MRR, device), data.test, submission)
+    written = predict_test(load_translator(run_dir / BEST_MRR, device), data.test, run_dir / SUBMISSION)
     predicted = replace(record.data, test_npz=test.test_npz, test_fingerprint=test.test_fingerprint)
     write_run(run_dir, replace(record, data=predicted, submission=written))
 

@@ -5,9 +5,10 @@ history.csv, curves.png   every epoch
 best_mrr.safetensors      the weights of the epoch with the best validation MRR
 best_loss.safetensors     … with the best validation regression loss
 last.pt                   what resuming needs; gone once the run is finished
-submission.csv            the test captions' predictions, where a script puts no copy elsewhere
+submission.csv            the test captions' predictions
 """
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -23,6 +24,7 @@ BEST_MRR = "best_mrr.safetensors"
 BEST_LOSS = "best_loss.safetensors"
 LAST = "last.pt"
 SUBMISSION = "submission.csv"
+LONGEST_NAME = 180  # bytes; file systems allow 255
 
 
 class State(StrEnum):
@@ -74,6 +76,12 @@ class Provenance:
     threads: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
+
+    @property
+    def machine(self) -> str:
+        """The kind of device and the precision: "cuda, bfloat16". GPUs are recorded by the names of their models."""
+        kind = self.device if self.device in ("cpu", "mps") else "cuda"
+        return f"{kind}, {self.precision}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,5 +204,10 @@ def state_of(run_dir: Path, recipe: Recipe | None = None, data: DataRecord | Non
 
 
 def folder_name(recipe: Recipe, base: Recipe, tag: str = "") -> str:
-    """What a run's folder is called: the recipe, what it changes in `base`, the data's tag, the seed."""
-    return "_".join(filter(None, (recipe.name, difference(recipe, base), tag, f"seed{recipe.seed}")))
+    """What a run's folder is called: the recipe, what it changes in `base`, the data's tag, the seed. What would be too
+    long for a file system is cut off, and told from others by a hash."""
+    name = "_".join(filter(None, (recipe.name, difference(recipe, base), tag)))
+    if len(name.encode()) > LONGEST_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+        name = f"{name.encode()[:LONGEST_NAME].decode(errors='ignore')}…{digest}"
+    return f"{name}_seed{recipe.seed}"

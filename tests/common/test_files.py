@@ -2,10 +2,22 @@
 
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
-from src.common.files import InputError, atomic_path, read_json, require_file, write_json, write_text
+from src.common.files import (
+    InputError,
+    atomic_path,
+    copy_file,
+    read_json,
+    require_file,
+    try_outputs,
+    write_json,
+    write_text,
+)
+from tests.conftest import REPO
 
 
 def test_what_is_written_appears_under_its_name_only_when_it_is_whole(tmp_path):
@@ -42,6 +54,41 @@ def test_the_file_may_be_read_by_whom_the_umask_says(tmp_path):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "some.txt").stat().st_mode) == 0o640
+
+
+def test_what_a_killed_process_left_is_swept_and_what_another_is_writing_is_not(tmp_path):
+    target, others = tmp_path / "table.csv", tmp_path / ".table.backup.csv"
+    others.touch()  # a user's
+    code = "import sys, os, time; from src.common.files import atomic_path\n"
+    code += "with atomic_path(sys.argv[1]): print('writing', flush=True); time.sleep(60)"
+    environment = os.environ | {"PYTHONPATH": str(REPO)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE, env=environment
+    ) as process:
+        assert process.stdout.readline() == b"writing\n"
+        write_text(target, "new")
+        assert len(list(tmp_path.iterdir())) == 3
+        process.kill()
+    write_text(target, "newer")
+    assert set(tmp_path.iterdir()) == {target, others}
+
+
+def test_a_copy_is_a_file_of_its_own(tmp_path):
+    write_text(tmp_path / "a", "text")
+    copy_file(tmp_path / "a", tmp_path / "b")
+    write_text(tmp_path / "a", "changed")
+    assert (tmp_path / "b").read_text() == "text"
+
+
+def test_places_to_write_to_are_tried_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    try_outputs([tmp_path / "new/folder/out.csv", tmp_path / "file"], [None, tmp_path / "other"])
+    assert not list((tmp_path / "new/folder").iterdir())
+    for output, reason in ((tmp_path, "is a folder"), (tmp_path / "file/out.csv", "cannot be written")):
+        with pytest.raises(InputError, match=reason):
+            try_outputs([output])
+    with pytest.raises(InputError, match="is read"):
+        try_outputs([tmp_path / "new/../file"], [tmp_path / "file"])
 
 
 def test_json_comes_back_as_it_was(tmp_path):

@@ -84,7 +84,13 @@ def test_a_resumed_run_is_the_uninterrupted_run(split, tmp_path, monkeypatch, ki
     assert without_timing(resumed.history) == without_timing(whole.history)
     assert (tmp_path / "cut" / BEST_MRR).read_bytes() == (tmp_path / "whole" / BEST_MRR).read_bytes()
     assert (tmp_path / "cut" / BEST_LOSS).read_bytes() == (tmp_path / "whole" / BEST_LOSS).read_bytes()
-    assert not (tmp_path / "cut" / LAST).exists()
+    assert (tmp_path / "cut" / LAST).exists()  # until the run is recorded as finished
+
+
+def test_a_fresh_start_leaves_no_checkpoint_of_the_run_before(split, tmp_path):
+    (tmp_path / LAST).write_bytes(b"of another run")
+    run_fit(TINY, split, tmp_path)  # too quick for a checkpoint of its own
+    assert not (tmp_path / LAST).exists() or b"of another run" not in (tmp_path / LAST).read_bytes()
 
 
 def test_what_cannot_be_resumed_is_refused(split, tmp_path):

@@ -133,3 +133,14 @@ def test_a_folder_tells_recipe_changes_data_and_seed():
     recipe = replace(BASELINE, seed=9, lr=1e-3, epochs=3)
     assert folder_name(recipe, BASELINE, "visual-train") == "baseline_epochs=3,lr=0.001_visual-train_seed9"
     assert folder_name(recipe, recipe) == "baseline_seed9"
+
+
+def test_many_changes_still_make_a_name_that_a_file_system_takes():
+    changes = {"val_fraction": 0.123456789, "input_noise": 0.123456789, "lr_warmup_epochs": 0.123456789}
+    names = [
+        folder_name(replace(COMPACT, seed=9, tau=tau, **changes), BASELINE, tag)
+        for tau in (0.0123456789, 0.0123456788)
+        for tag in ("é" * 120, "é" * 119)
+    ]
+    assert len(set(names)) == 4
+    assert all(len(name.encode()) < 230 and name.endswith("_seed9") for name in names)
