@@ -70,8 +70,8 @@ def _flush(path: Path) -> None:
 
 
 def try_outputs(outputs: Iterable[Path], inputs: Iterable[Path | None] = ()) -> None:
-    """Make the folders of all files that are to be written. To be called before long work: raises InputError for one
-    that cannot be written, is a folder, or is one of `inputs`."""
+    """Try all files that are to be written, leaving nothing behind. To be called before long work: raises InputError
+    for one that cannot be written, is a folder, or is one of `inputs`."""
     read = {path.resolve() for path in inputs if path is not None}
     for path in outputs:
         if path.resolve() in read:
@@ -79,8 +79,7 @@ def try_outputs(outputs: Iterable[Path], inputs: Iterable[Path | None] = ()) -> 
         if path.is_dir():
             raise InputError(f"{path}: is a folder, where a file is to be written")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path.parent):
+            with tempfile.TemporaryFile(dir=next(folder for folder in path.absolute().parents if folder.exists())):
                 pass
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from None

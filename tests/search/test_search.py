@@ -71,7 +71,7 @@ def test_a_search_ends_with_rows_best_weights_recipe_table_and_submission(projec
     assert shlex.join([*again.split(), "--device", "cpu"]) in printed
     check_submission("submission_mrr_hpsearch.csv", open_test_captions("data/test/test.clean.npz"), 1536)
     record = json.loads((folder / f"trial_{best.trial:03}/run.json").read_text())
-    assert record["submission"]["path"] == "submission_mrr_hpsearch.csv"
+    assert record["submission"]["path"] == f"models/hpsearch/trial_{best.trial:03}/submission.csv"
 
 
 def test_a_search_that_has_ended_runs_nothing_and_one_with_more_trials_goes_on(project, before_training):
