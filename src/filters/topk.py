@@ -1,5 +1,6 @@
 """The top-k filter, as src/topk_filter_pairs.py tells it; what that command and visualize_split_top_50.ipynb share."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,21 +17,21 @@ from src.filters.decisions import DROP, KEEP, ReviewDecisions
 from src.filters.out_of_fold import rank_out_of_fold
 from src.filters.ranks import RANK_NAME, find_ranks, rank_captions, save_ranks
 from src.filters.report import write_report
-from src.training.inputs import OnDevice, TrainingData, dataset_tag
+from src.training.inputs import OnDevice, TrainingData
 from src.training.machine import Machine
 from src.training.metrics import NonFiniteError
 from src.training.model import load_translator
-from src.training.recipe import BASELINE, COMPACT, Recipe, describe_recipe
-from src.training.runs import BEST_MRR, DataRecord, folder_name, read_run
+from src.training.recipe import COMPACT, Recipe, describe_recipe
+from src.training.runs import BEST_MRR, DataRecord, State, folder_name, read_run, recorded_runs
 
 FOLD_RECIPE = replace(COMPACT, name="topk_fold")  # K times a model that is soon trained and learns little by heart
 
 
 @dataclass(frozen=True, kw_only=True)
 class TopKFilter:
-    """Ranks are of the translator `weights` (None: of the baseline that train_mrr.py trains on `input_npz`) or, with
-    `folds`, of so many models of `fold_recipe`, none of which saw the image. `decisions_csv` is that of the review
-    (None: in `output_dir`), which overrides the cut unless `honour_decisions` is off."""
+    """Ranks are of the translator `weights` (None: of the best run in `models_dir` on `input_npz`) or, with `folds`, of
+    so many models of `fold_recipe`, none of which saw the image. `decisions_csv` is that of the review (None: in
+    `output_dir`), which overrides the cut unless `honour_decisions` is off."""
 
     input_npz: Path = TRAIN_NPZ
     images_root: Path = IMAGES_ROOT
@@ -42,6 +43,26 @@ class TopKFilter:
     fold_recipe: Recipe = FOLD_RECIPE
     decisions_csv: Path | None = None
     honour_decisions: bool = True
+
+
+def best_weights(models_dir: Path, input_npz: Path) -> Path:
+    """The weights of the finished run on all pairs of `input_npz` whose validation MRR is the highest. Raises
+    InputError if there is none."""
+    pairs, mrrs = fingerprint(input_npz), {}
+    for folder, record in recorded_runs(models_dir):
+        weights, data = folder / BEST_MRR, record.data
+        of_these = data.train_fingerprint == pairs and not data.keep_list_fingerprint
+        if record.status == State.FINISHED and record.results and of_these and weights.is_file():
+            mrrs[weights] = record.results.mrr
+    if not mrrs:
+        train = ["python", "train_mrr.py"]
+        train += ["--train-npz", str(input_npz)] if input_npz != TRAIN_NPZ else []
+        train += ["--models-dir", str(models_dir)] if models_dir != MODELS_DIR else []
+        raise InputError(
+            f"{models_dir}: holds no finished run on the pairs of {input_npz}; train one with `{shlex.join(train)}`, "
+            "name weights with --weights, or rank with --folds 5"
+        )
+    return max(mrrs, key=lambda weights: mrrs[weights])
 
 
 class TopK:
@@ -57,11 +78,8 @@ class TopK:
         if settings.folds:
             identity |= {"folds": settings.folds, "recipe": asdict(settings.fold_recipe)}
         else:
-            baseline = folder_name(BASELINE, BASELINE, dataset_tag(settings.input_npz))
-            self.weights = settings.weights or settings.models_dir / baseline / BEST_MRR
-            train = "train_mrr.py" + (f" --train-npz {settings.input_npz}" if settings.input_npz != TRAIN_NPZ else "")
-            hint = f"train it with `python {train}`, name another with --weights, or rank with --folds 5"
-            identity["weights_sha256"] = sha256(require_file(self.weights, hint))
+            self.weights = settings.weights or best_weights(settings.models_dir, settings.input_npz)
+            identity["weights_sha256"] = sha256(require_file(self.weights))
         self.pairs = open_pairs(settings.input_npz)
         self.decisions: ReviewDecisions | None = None
         if settings.honour_decisions:

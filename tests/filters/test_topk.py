@@ -1,6 +1,7 @@
 """The top-k filter as a library, with values alone: what it ranks by, what it keeps, what it writes."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,10 +14,10 @@ from src.common.files import InputError
 from src.data.keep_lists import apply_keep_list, open_keep_list
 from src.data.pairs import fingerprint, open_pairs, save_pairs
 from src.filters.decisions import ReviewDecisions
-from src.filters.topk import FOLD_RECIPE, TopK, TopKFilter
+from src.filters.topk import FOLD_RECIPE, TopK, TopKFilter, best_weights
 from src.training.model import load_translator, save_translator
 from src.training.recipe import BASELINE
-from src.training.runs import DataRecord, RunRecord, State, write_run
+from src.training.runs import BEST_MRR, DataRecord, Results, RunRecord, State, write_run
 from tests.filters.conftest import MACHINE, make_pairs
 
 FIELDS = ("caption_ids", "caption_texts", "text_embeddings", "image_of_caption", "image_names", "image_embeddings")
@@ -120,6 +121,36 @@ def test_it_is_said_whether_the_translator_has_seen_the_pairs(settings, trained_
         record = RunRecord(run_name="run", status=State.FINISHED, recipe=BASELINE, data=data)
         write_run(settings.weights.parent, record)
     assert said in TopK(settings, MACHINE).describe()["it was trained on"]
+
+
+def test_without_weights_it_is_the_best_finished_run_on_these_pairs(settings):
+    pairs, models = fingerprint(settings.input_npz), settings.models_dir
+    with pytest.raises(InputError, match="holds no finished run on the pairs of "):
+        best_weights(models, settings.input_npz)
+    for name, mrr, state, data in (
+        ("fair", 0.5, State.FINISHED, DataRecord(train_fingerprint=pairs)),
+        ("search/trial_3", 0.6, State.FINISHED, DataRecord(train_fingerprint=pairs)),
+        ("others", 0.9, State.FINISHED, DataRecord(train_fingerprint="0123")),
+        ("part", 0.9, State.FINISHED, DataRecord(train_fingerprint=pairs, keep_list_fingerprint="0123")),
+        ("stopped", 0.9, State.FAILED, DataRecord(train_fingerprint=pairs)),
+        ("weightless", 0.9, State.FINISHED, DataRecord(train_fingerprint=pairs)),
+    ):
+        results = Results(measures={"mrr": mrr})
+        write_run(models / name, RunRecord(run_name=name, status=state, recipe=BASELINE, data=data, results=results))
+        if name != "weightless":
+            shutil.copy(settings.weights, models / name / BEST_MRR)
+    topk = TopK(replace(settings, weights=None), MACHINE)
+    assert topk.describe()["ranked by"] == models / "search/trial_3" / BEST_MRR
+    assert "flatter them" in topk.describe()["it was trained on"]
+
+
+def test_the_command_that_trains_a_translator_can_be_copied(settings, tmp_path):
+    place = tmp_path / "my pairs.npz"
+    settings.input_npz.rename(place)
+    with pytest.raises(InputError) as refused:
+        TopK(replace(settings, input_npz=place, models_dir=tmp_path / "my models", weights=None), MACHINE)
+    command = f"python train_mrr.py --train-npz '{place}' --models-dir '{tmp_path / 'my models'}'"
+    assert f"train one with `{command}`, name weights with --weights" in str(refused.value)
 
 
 def test_where_nothing_is_dropped_there_is_no_suspect_file(settings):
