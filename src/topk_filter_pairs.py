@@ -17,7 +17,8 @@ single captions overrides the cut. With train.npz and k = 50 this writes to --ou
     train_suspect_top50.npz            the other captions, if there are any
     train_ranks.csv, train_ranks.json  every caption's rank, score and the five images it prefers; what ranked them
 
-and, the next time, uses ranks that are there if they are of the same pairs by the same model.
+(train_folds5_… with --folds 5) and, the next time, uses ranks that are there if they are of the same pairs by the same
+model.
 """
 
 from dataclasses import replace

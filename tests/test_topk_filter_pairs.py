@@ -111,16 +111,16 @@ def test_out_of_fold_it_finds_swapped_captions_and_trains_once(arguments, sample
     assert "3 models that did not see the image, seed 43" in result.stdout
     assert "topk_fold with hidden_dim=256,epochs=15" in result.stdout
     assert "step/s" in result.stderr
-    keep_list = open_keep_list(tmp_path / "train_clean_top20.keep.npz")
+    keep_list = open_keep_list(tmp_path / "train_folds3_clean_top20.keep.npz")
     assert swaps_found(keep_list, sample / "train/sample_noise.csv")["roc_auc"] > 0.65
-    ranks = (tmp_path / "train_ranks.csv").read_bytes()
+    ranks = (tmp_path / "train_folds3_ranks.csv").read_bytes()
 
     topk_filter_pairs.main(arguments(*folds, "--top-k", 10, ranked_by=()))
     assert "there already" in capfd.readouterr().out
-    (tmp_path / "train_ranks.csv").unlink()
+    (tmp_path / "train_folds3_ranks.csv").unlink()
     topk_filter_pairs.main(arguments(*folds, "--top-k", 10, ranked_by=()))
     assert "step/s" not in capfd.readouterr().err, "the trained models are used"
-    assert (tmp_path / "train_ranks.csv").read_bytes() == ranks
+    assert (tmp_path / "train_folds3_ranks.csv").read_bytes() == ranks
 
 
 @pytest.mark.slow
@@ -146,5 +146,5 @@ def test_real_photographs_are_ranked_and_filtered(arguments, flickr8k, tmp_path,
     places = ("--input-npz", data / "train.npz", "--images-root", data / "Images", "--device", "cpu")
     result = run_script(*FILTER, *arguments(*places, "--folds", 2, "--hidden-dim", 64, "--epochs", 4, ranked_by=()))
     assert result.returncode == 0, result.stderr
-    keep_list = open_keep_list(tmp_path / "train_clean_top50.keep.npz")
-    assert len(open_pairs(tmp_path / "train_clean_top50.npz")) == keep_list.keep.sum() > 0
+    keep_list = open_keep_list(tmp_path / "train_folds2_clean_top50.keep.npz")
+    assert len(open_pairs(tmp_path / "train_folds2_clean_top50.npz")) == keep_list.keep.sum() > 0

@@ -14,7 +14,7 @@ from src.common.files import InputError
 from src.data.keep_lists import apply_keep_list, open_keep_list
 from src.data.pairs import fingerprint, open_pairs, save_pairs
 from src.filters.decisions import ReviewDecisions
-from src.filters.topk import FOLD_RECIPE, TopK, TopKFilter, best_weights
+from src.filters.topk import FOLD_RECIPE, TopK, TopKFilter, as_ranked, best_weights
 from src.training.model import load_translator, save_translator
 from src.training.recipe import BASELINE
 from src.training.runs import BEST_MRR, DataRecord, Results, RunRecord, State, write_run
@@ -226,7 +226,39 @@ def test_out_of_fold_models_are_trained_once_and_those_of_another_seed_are_other
     assert {path: path.stat().st_mtime_ns for path in trained} == trained
 
 
+def test_both_ways_of_ranking_stand_side_by_side_and_the_only_one_that_is_there_is_opened(settings):
+    recipe = replace(FOLD_RECIPE, hidden_dim=8, epochs=1, batch_size=30)
+    folds = replace(settings, weights=None, folds=2, fold_recipe=recipe)
+    assert as_ranked(settings) == settings, "nothing is there"
+    ranked(folds).export({})
+    written = {path.name: path.read_bytes() for path in settings.output_dir.iterdir()}
+    names = ("clean_top8.npz", "clean_top8.keep.npz", "clean_top8.png", "suspect_top8.npz", "ranks.csv", "ranks.json")
+    assert written.keys() == {f"pairs_folds2_{name}" for name in names}
+    assert as_ranked(replace(settings, weights=None)) == folds
+    assert says_there_already(TopK(as_ranked(settings), MACHINE))
+
+    ranked(settings).export({})
+    assert as_ranked(settings) == settings, "both are there"
+    assert len(list(settings.output_dir.iterdir())) == 12
+    assert {name: (settings.output_dir / name).read_bytes() for name in written} == written
+    (settings.output_dir / "pairs_ranks.json").unlink()
+    save_pairs(make_pairs(captions=59), settings.input_npz)
+    assert as_ranked(settings) == settings, "what is there is of other pairs"
+
+
 # ---------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("output", ["clean_top8.npz", "clean_top8.keep.npz", "suspect_top8.npz"])
+def test_the_input_is_never_written_over(settings, output):
+    path = settings.output_dir / f"pairs_{output}"
+    path.parent.mkdir()
+    settings.input_npz.rename(path)
+    settings.input_npz.symlink_to(path)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=rf"pairs_{output}: would be written and is the input .*pairs\.npz"):
+        TopK(settings, MACHINE)
+    assert path.read_bytes() == before
 
 
 def test_a_translator_of_other_embeddings_is_refused(settings):
