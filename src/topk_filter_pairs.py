@@ -1,6 +1,6 @@
 """Filter caption-image pairs by a translator: keep captions whose own image is among the first k of all images.
 
-    python -m src.topk_filter_pairs                          # k = 50, ranks by the baseline that train_mrr.py made
+    python -m src.topk_filter_pairs                          # k = 50, ranks by the best run of train_mrr.py
     python -m src.topk_filter_pairs --top-k 20               # another cut of the same ranks
     python -m src.topk_filter_pairs --folds 5                # ranks by five short models, none of which saw the image
     python -m src.topk_filter_pairs --folds 5 --epochs 30    # with another recipe for these
@@ -17,7 +17,8 @@ single captions overrides the cut. With train.npz and k = 50 this writes to --ou
     train_suspect_top50.npz            the other captions, if there are any
     train_ranks.csv, train_ranks.json  every caption's rank, score and the five images it prefers; what ranked them
 
-and, the next time, uses ranks that are there if they are of the same pairs by the same model.
+(train_folds5_… with --folds 5) and, the next time, uses ranks that are there if they are of the same pairs by the same
+model.
 """
 
 from dataclasses import replace
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images-root", type=Path, default=IMAGES_ROOT, help="folder of the images, for the report")
     parser.add_argument("--output-dir", type=Path, default=FILTERED_DIR, help="where everything is written")
     parser.add_argument("--top-k", type=positive_int, default=50, help="the worst rank that is kept")
-    parser.add_argument("--weights", type=Path, help="of the translator that ranks (default: train_mrr.py's baseline)")
+    parser.add_argument("--weights", type=Path, help="of the translator that ranks (default: the best run's)")
     parser.add_argument("--folds", type=positive_int, help="rank out of fold, by so many models of the recipe below")
     parser.add_argument("--models-dir", type=Path, default=MODELS_DIR, help="of trained models; folds get topk_folds/")
     decisions = "of the review, or none (default: review_decisions.csv in --output-dir, if it exists)"

@@ -13,6 +13,8 @@ from src.data.keep_lists import open_keep_list
 from src.data.pairs import embedding_dims, fingerprint, open_pairs
 from src.filters.decisions import ReviewDecisions
 from src.training.model import Translator, save_translator
+from src.training.recipe import COMPACT
+from src.training.runs import BEST_MRR, DataRecord, Results, RunRecord, State, write_run
 from tests.known_noise import swaps_found
 
 FILTER = ("-m", "src.topk_filter_pairs")
@@ -59,19 +61,20 @@ def test_it_filters_and_says_what_it_did(arguments, sample, tmp_path, capsys):
     assert len(open_pairs(tmp_path / "train_suspect_top50.npz")) == (~kept).sum()
 
 
-def test_no_flag_is_needed_once_the_baseline_is_trained(sample, weights, tmp_path, monkeypatch):
+def test_no_flag_is_needed_once_a_translator_is_trained(sample, weights, tmp_path, monkeypatch, capsys):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/train").symlink_to(sample / "train")
     monkeypatch.chdir(tmp_path)
-    baseline = Path("models/baseline_train_seed43/best_mrr.safetensors")
-    with pytest.raises(
-        InputError, match=rf"^{baseline}: no such file; train it with `python train_mrr\.py`.*--folds 5"
-    ):
+    with pytest.raises(InputError, match=r"^models: holds no finished run.* with `python train_mrr\.py`, .*--folds 5"):
         topk_filter_pairs.main([])
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
-    baseline.parent.mkdir(parents=True)
-    shutil.copy(weights, baseline)
+    run_dir = Path("models/compact_train_seed43")
+    data = DataRecord(train_fingerprint=fingerprint(Path("data/train/train.npz")))
+    results = Results(measures={"mrr": 0.6})
+    write_run(run_dir, RunRecord(run_name="", status=State.FINISHED, recipe=COMPACT, data=data, results=results))
+    shutil.copy(weights, run_dir / BEST_MRR)
     topk_filter_pairs.main([])
+    assert f"{run_dir / BEST_MRR}\n" in capsys.readouterr().out
     assert {path.name for path in Path("data/filtered").iterdir()} == {f"train_{name}" for name in WRITTEN}
 
 
@@ -79,7 +82,7 @@ def test_no_flag_is_needed_once_the_baseline_is_trained(sample, weights, tmp_pat
     ("flags", "fragment"),
     [
         (("--input-npz", "absent.npz"), "absent.npz: no such file"),
-        (("--weights", "absent.safetensors"), "absent.safetensors: no such file; train it with"),
+        (("--weights", "absent.safetensors"), "absent.safetensors: no such file"),
         (("--weights", __file__), r"\.py: not a translator's weights"),
         (("--device", "cuda:99"), "--device cuda:99"),
         (("--epochs", 5), "--epochs: is of the models that --folds K trains"),
@@ -108,16 +111,16 @@ def test_out_of_fold_it_finds_swapped_captions_and_trains_once(arguments, sample
     assert "3 models that did not see the image, seed 43" in result.stdout
     assert "topk_fold with hidden_dim=256,epochs=15" in result.stdout
     assert "step/s" in result.stderr
-    keep_list = open_keep_list(tmp_path / "train_clean_top20.keep.npz")
+    keep_list = open_keep_list(tmp_path / "train_folds3_clean_top20.keep.npz")
     assert swaps_found(keep_list, sample / "train/sample_noise.csv")["roc_auc"] > 0.65
-    ranks = (tmp_path / "train_ranks.csv").read_bytes()
+    ranks = (tmp_path / "train_folds3_ranks.csv").read_bytes()
 
     topk_filter_pairs.main(arguments(*folds, "--top-k", 10, ranked_by=()))
     assert "there already" in capfd.readouterr().out
-    (tmp_path / "train_ranks.csv").unlink()
+    (tmp_path / "train_folds3_ranks.csv").unlink()
     topk_filter_pairs.main(arguments(*folds, "--top-k", 10, ranked_by=()))
     assert "step/s" not in capfd.readouterr().err, "the trained models are used"
-    assert (tmp_path / "train_ranks.csv").read_bytes() == ranks
+    assert (tmp_path / "train_folds3_ranks.csv").read_bytes() == ranks
 
 
 @pytest.mark.slow
@@ -143,5 +146,5 @@ def test_real_photographs_are_ranked_and_filtered(arguments, flickr8k, tmp_path,
     places = ("--input-npz", data / "train.npz", "--images-root", data / "Images", "--device", "cpu")
     result = run_script(*FILTER, *arguments(*places, "--folds", 2, "--hidden-dim", 64, "--epochs", 4, ranked_by=()))
     assert result.returncode == 0, result.stderr
-    keep_list = open_keep_list(tmp_path / "train_clean_top50.keep.npz")
-    assert len(open_pairs(tmp_path / "train_clean_top50.npz")) == keep_list.keep.sum() > 0
+    keep_list = open_keep_list(tmp_path / "train_folds2_clean_top50.keep.npz")
+    assert len(open_pairs(tmp_path / "train_folds2_clean_top50.npz")) == keep_list.keep.sum() > 0

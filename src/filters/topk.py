@@ -1,14 +1,16 @@
 """The top-k filter, as src/topk_filter_pairs.py tells it; what that command and visualize_split_top_50.ipynb share."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from src.common.files import InputError, require_file, sha256
+from src.common.files import InputError, read_json, require_file, sha256
 from src.common.paths import FILTERED_DIR, IMAGES_ROOT, MODELS_DIR, TRAIN_NPZ
 from src.data.keep_lists import KeepList, save_filtered
 from src.data.pairs import fingerprint, open_pairs, save_pairs
@@ -16,21 +18,21 @@ from src.filters.decisions import DROP, KEEP, ReviewDecisions
 from src.filters.out_of_fold import rank_out_of_fold
 from src.filters.ranks import RANK_NAME, find_ranks, rank_captions, save_ranks
 from src.filters.report import write_report
-from src.training.inputs import OnDevice, TrainingData, dataset_tag
+from src.training.inputs import OnDevice, TrainingData
 from src.training.machine import Machine
 from src.training.metrics import NonFiniteError
 from src.training.model import load_translator
-from src.training.recipe import BASELINE, COMPACT, Recipe, describe_recipe
-from src.training.runs import BEST_MRR, DataRecord, folder_name, read_run
+from src.training.recipe import COMPACT, Recipe, describe_recipe, recorded_recipe
+from src.training.runs import BEST_MRR, DataRecord, State, folder_name, read_run, recorded_runs
 
 FOLD_RECIPE = replace(COMPACT, name="topk_fold")  # K times a model that is soon trained and learns little by heart
 
 
 @dataclass(frozen=True, kw_only=True)
 class TopKFilter:
-    """Ranks are of the translator `weights` (None: of the baseline that train_mrr.py trains on `input_npz`) or, with
-    `folds`, of so many models of `fold_recipe`, none of which saw the image. `decisions_csv` is that of the review
-    (None: in `output_dir`), which overrides the cut unless `honour_decisions` is off."""
+    """Ranks are of the translator `weights` (None: of the best run in `models_dir` on `input_npz`) or, with `folds`, of
+    so many models of `fold_recipe`, none of which saw the image. `decisions_csv` is that of the review (None: in
+    `output_dir`), which overrides the cut unless `honour_decisions` is off."""
 
     input_npz: Path = TRAIN_NPZ
     images_root: Path = IMAGES_ROOT
@@ -44,6 +46,39 @@ class TopKFilter:
     honour_decisions: bool = True
 
 
+def best_weights(models_dir: Path, input_npz: Path) -> Path:
+    """The weights of the finished run on all pairs of `input_npz` whose validation MRR is the highest. Raises
+    InputError if there is none."""
+    pairs, mrrs = fingerprint(input_npz), {}
+    for folder, record in recorded_runs(models_dir):
+        weights, data = folder / BEST_MRR, record.data
+        of_these = data.train_fingerprint == pairs and not data.keep_list_fingerprint
+        if record.status == State.FINISHED and record.results and of_these and weights.is_file():
+            mrrs[weights] = record.results.mrr
+    if not mrrs:
+        train = ["python", "train_mrr.py"]
+        train += ["--train-npz", str(input_npz)] if input_npz != TRAIN_NPZ else []
+        train += ["--models-dir", str(models_dir)] if models_dir != MODELS_DIR else []
+        raise InputError(
+            f"{models_dir}: holds no finished run on the pairs of {input_npz}; train one with `{shlex.join(train)}`, "
+            "name weights with --weights, or rank with --folds 5"
+        )
+    return max(mrrs, key=lambda weights: mrrs[weights])
+
+
+def as_ranked(settings: TopKFilter) -> TopKFilter:
+    """The settings, by the models of the ranks in `output_dir` if those of its pairs are all out of fold; of several
+    by the most folds. Raises InputError."""
+    pairs, stem = fingerprint(settings.input_npz), escape(settings.input_npz.stem)
+    paths = [path for name in ("ranks", "folds*_ranks") for path in settings.output_dir.glob(f"{stem}_{name}.json")]
+    records = [record for record in map(read_json, paths) if isinstance(record, dict)]
+    made = [record for record in records if record.get("input_fingerprint") == pairs]
+    if not made or not all("folds" in record for record in made):
+        return settings
+    most = max(made, key=lambda record: record["folds"])
+    return replace(settings, folds=most["folds"], fold_recipe=recorded_recipe(most["recipe"]))
+
+
 class TopK:
     """One filtering: opened and checked here; then `rank`, look at it, and `export`."""
 
@@ -51,17 +86,21 @@ class TopK:
         """Raises InputError for what cannot be used, before any work."""
         self.settings = settings
         self.machine = machine if settings.folds else replace(machine, precision="float32")
-        self.ranks_csv = settings.output_dir / f"{settings.input_npz.stem}_ranks.csv"
+        stem = settings.input_npz.stem + (f"_folds{settings.folds}" if settings.folds else "")
+        self.ranks_csv = settings.output_dir / f"{stem}_ranks.csv"
+        self.clean, self.suspect = (
+            settings.output_dir / f"{stem}_{part}_top{settings.top_k}.npz" for part in ("clean", "suspect")
+        )
+        for path in (self.clean, self.clean.with_suffix(".keep.npz"), self.suspect):
+            if path.resolve() == settings.input_npz.resolve():
+                raise InputError(f"{path}: would be written and is the input {settings.input_npz}; move it away")
         self.fingerprint = fingerprint(settings.input_npz)
         identity: dict[str, Any] = {"input_fingerprint": self.fingerprint}
         if settings.folds:
             identity |= {"folds": settings.folds, "recipe": asdict(settings.fold_recipe)}
         else:
-            baseline = folder_name(BASELINE, BASELINE, dataset_tag(settings.input_npz))
-            self.weights = settings.weights or settings.models_dir / baseline / BEST_MRR
-            train = "train_mrr.py" + (f" --train-npz {settings.input_npz}" if settings.input_npz != TRAIN_NPZ else "")
-            hint = f"train it with `python {train}`, name another with --weights, or rank with --folds 5"
-            identity["weights_sha256"] = sha256(require_file(self.weights, hint))
+            self.weights = settings.weights or best_weights(settings.models_dir, settings.input_npz)
+            identity["weights_sha256"] = sha256(require_file(self.weights))
         self.pairs = open_pairs(settings.input_npz)
         self.decisions: ReviewDecisions | None = None
         if settings.honour_decisions:
@@ -147,12 +186,10 @@ class TopK:
         }
         keep_list = KeepList(caption_ids=pairs.caption_ids, scores=ranks, keep=keep, provenance=origin)
 
-        clean = given.output_dir / f"{given.input_npz.stem}_clean_top{top_k}.npz"
-        list_path, report = save_filtered(pairs, keep_list, clean), clean.with_suffix(".png")
-        suspect = given.output_dir / f"{given.input_npz.stem}_suspect_top{top_k}.npz"
-        suspect.unlink(missing_ok=True)
+        list_path, report = save_filtered(pairs, keep_list, self.clean), self.clean.with_suffix(".png")
+        self.suspect.unlink(missing_ok=True)
         if dropped:
-            save_pairs(pairs.select(~keep), suspect)
+            save_pairs(pairs.select(~keep), self.suspect)
         write_report(report, pairs, keep_list, given.images_root, name=RANK_NAME, cut=top_k, log=True)
 
         emptied = len(np.setdiff1d(pairs.image_of_caption, pairs.image_of_caption[keep]))
@@ -163,8 +200,8 @@ class TopK:
             "dropped": f"{dropped:,} of {len(pairs):,} captions; {emptied:,} images lose all of theirs",
             "review decisions": f"{len(decided):,} honoured ({review['kept']:,} keep, {review['dropped']:,} drop), "
             f"{changed:,} of them against the cut",
-            "clean pairs": clean,
-            "suspect pairs": suspect if dropped else "none",
+            "clean pairs": self.clean,
+            "suspect pairs": self.suspect if dropped else "none",
             "keep-list": list_path,
             "report": f"{report}{pictures}",
         }

@@ -172,10 +172,10 @@ def test_the_notebook_runs_from_top_to_bottom_without_hands(run_script, sample, 
     text = "".join(output.get("text", "") for output in outputs)
     assert "topk_fold with hidden_dim=32,epochs=3" in text
     assert "1 honoured (0 keep, 1 drop)" in text
-    keep_list = open_keep_list(tmp_path / "out/train_clean_top30.keep.npz")
+    keep_list = open_keep_list(tmp_path / "out/train_folds2_clean_top30.keep.npz")
     assert not keep_list.keep[raw.caption_ids == 5].any()
-    assert len(open_pairs(tmp_path / "out/train_clean_top30.npz")) == keep_list.keep.sum()
-    assert len(open_pairs(tmp_path / "out/train_suspect_top30.npz")) == (~keep_list.keep).sum()
+    assert len(open_pairs(tmp_path / "out/train_folds2_clean_top30.npz")) == keep_list.keep.sum()
+    assert len(open_pairs(tmp_path / "out/train_folds2_suspect_top30.npz")) == (~keep_list.keep).sum()
 
 
 def test_the_committed_notebook_reads_well_on_the_web():

@@ -1,6 +1,7 @@
 """The top-k filter as a library, with values alone: what it ranks by, what it keeps, what it writes."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,10 +14,10 @@ from src.common.files import InputError
 from src.data.keep_lists import apply_keep_list, open_keep_list
 from src.data.pairs import fingerprint, open_pairs, save_pairs
 from src.filters.decisions import ReviewDecisions
-from src.filters.topk import FOLD_RECIPE, TopK, TopKFilter
+from src.filters.topk import FOLD_RECIPE, TopK, TopKFilter, as_ranked, best_weights
 from src.training.model import load_translator, save_translator
 from src.training.recipe import BASELINE
-from src.training.runs import DataRecord, RunRecord, State, write_run
+from src.training.runs import BEST_MRR, DataRecord, Results, RunRecord, State, write_run
 from tests.filters.conftest import MACHINE, make_pairs
 
 FIELDS = ("caption_ids", "caption_texts", "text_embeddings", "image_of_caption", "image_names", "image_embeddings")
@@ -122,6 +123,36 @@ def test_it_is_said_whether_the_translator_has_seen_the_pairs(settings, trained_
     assert said in TopK(settings, MACHINE).describe()["it was trained on"]
 
 
+def test_without_weights_it_is_the_best_finished_run_on_these_pairs(settings):
+    pairs, models = fingerprint(settings.input_npz), settings.models_dir
+    with pytest.raises(InputError, match="holds no finished run on the pairs of "):
+        best_weights(models, settings.input_npz)
+    for name, mrr, state, data in (
+        ("fair", 0.5, State.FINISHED, DataRecord(train_fingerprint=pairs)),
+        ("search/trial_3", 0.6, State.FINISHED, DataRecord(train_fingerprint=pairs)),
+        ("others", 0.9, State.FINISHED, DataRecord(train_fingerprint="0123")),
+        ("part", 0.9, State.FINISHED, DataRecord(train_fingerprint=pairs, keep_list_fingerprint="0123")),
+        ("stopped", 0.9, State.FAILED, DataRecord(train_fingerprint=pairs)),
+        ("weightless", 0.9, State.FINISHED, DataRecord(train_fingerprint=pairs)),
+    ):
+        results = Results(measures={"mrr": mrr})
+        write_run(models / name, RunRecord(run_name=name, status=state, recipe=BASELINE, data=data, results=results))
+        if name != "weightless":
+            shutil.copy(settings.weights, models / name / BEST_MRR)
+    topk = TopK(replace(settings, weights=None), MACHINE)
+    assert topk.describe()["ranked by"] == models / "search/trial_3" / BEST_MRR
+    assert "flatter them" in topk.describe()["it was trained on"]
+
+
+def test_the_command_that_trains_a_translator_can_be_copied(settings, tmp_path):
+    place = tmp_path / "my pairs.npz"
+    settings.input_npz.rename(place)
+    with pytest.raises(InputError) as refused:
+        TopK(replace(settings, input_npz=place, models_dir=tmp_path / "my models", weights=None), MACHINE)
+    command = f"python train_mrr.py --train-npz '{place}' --models-dir '{tmp_path / 'my models'}'"
+    assert f"train one with `{command}`, name weights with --weights" in str(refused.value)
+
+
 def test_where_nothing_is_dropped_there_is_no_suspect_file(settings):
     suspect = settings.output_dir / "pairs_suspect_top13.npz"
     suspect.parent.mkdir()
@@ -195,7 +226,39 @@ def test_out_of_fold_models_are_trained_once_and_those_of_another_seed_are_other
     assert {path: path.stat().st_mtime_ns for path in trained} == trained
 
 
+def test_both_ways_of_ranking_stand_side_by_side_and_the_only_one_that_is_there_is_opened(settings):
+    recipe = replace(FOLD_RECIPE, hidden_dim=8, epochs=1, batch_size=30)
+    folds = replace(settings, weights=None, folds=2, fold_recipe=recipe)
+    assert as_ranked(settings) == settings, "nothing is there"
+    ranked(folds).export({})
+    written = {path.name: path.read_bytes() for path in settings.output_dir.iterdir()}
+    names = ("clean_top8.npz", "clean_top8.keep.npz", "clean_top8.png", "suspect_top8.npz", "ranks.csv", "ranks.json")
+    assert written.keys() == {f"pairs_folds2_{name}" for name in names}
+    assert as_ranked(replace(settings, weights=None)) == folds
+    assert says_there_already(TopK(as_ranked(settings), MACHINE))
+
+    ranked(settings).export({})
+    assert as_ranked(settings) == settings, "both are there"
+    assert len(list(settings.output_dir.iterdir())) == 12
+    assert {name: (settings.output_dir / name).read_bytes() for name in written} == written
+    (settings.output_dir / "pairs_ranks.json").unlink()
+    save_pairs(make_pairs(captions=59), settings.input_npz)
+    assert as_ranked(settings) == settings, "what is there is of other pairs"
+
+
 # ---------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("output", ["clean_top8.npz", "clean_top8.keep.npz", "suspect_top8.npz"])
+def test_the_input_is_never_written_over(settings, output):
+    path = settings.output_dir / f"pairs_{output}"
+    path.parent.mkdir()
+    settings.input_npz.rename(path)
+    settings.input_npz.symlink_to(path)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=rf"pairs_{output}: would be written and is the input .*pairs\.npz"):
+        TopK(settings, MACHINE)
+    assert path.read_bytes() == before
 
 
 def test_a_translator_of_other_embeddings_is_refused(settings):
