@@ -8,6 +8,7 @@ from pathlib import Path
 from ensemble_combine_CSVs_16seeds import MEMBERS as THE_16
 from ensemble_combine_CSVs_all_23seeds import MEMBERS as ALL_23
 from src.common.cli import Parser, run_main
+from src.common.files import InputError
 from src.common.paths import MODELS_DIR
 from src.ensembles.members import Member
 from src.training.recipe import RECIPES, Recipe, difference
@@ -18,6 +19,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(__doc__)
     parser.add_argument("--models-dir", type=Path, default=MODELS_DIR, help="where the runs are")
     args = parser.parse_args(argv)
+    if args.models_dir != MODELS_DIR and not args.models_dir.is_dir():  # before any training there is no models/
+        raise InputError(f"--models-dir {args.models_dir}: no such folder")
     print("| Script | Seed | Config | Val MRR, reference | Val MRR | on unfiltered captions | in the 16 |")
     print("| --- | ---: | --- | ---: | ---: | ---: | :---: |")
     for member in ALL_23:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from src.common.files import InputError
 from src.inventory import ALL_23, THE_16, main
 from src.training.recipe import COMPACT
 from src.training.runs import DataRecord, Results, RunRecord, write_run
@@ -64,3 +65,12 @@ def test_the_table_shows_recorded_figures_beside_the_reference(tmp_path, capsys)
     assert shown[CLIP, 8][0] == "CLIP-filtered, recipe compact; with split_seed=0"
     assert shown[ADAMW, 42] == ["CLIP-filtered, batch 5000, adamw", "0.594952", "0.630000", "–", "yes"]
     assert shown[ADAMW, 322][1:] == ["0.595863", "–", "–", "yes"]
+
+
+def test_a_named_folder_has_to_be_there(tmp_path, monkeypatch, capsys):
+    with pytest.raises(InputError, match="nope: no such folder"):
+        main(["--models-dir", str(tmp_path / "nope")])
+    assert not capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    main([])  # nothing is trained yet: the reference figures alone
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 23

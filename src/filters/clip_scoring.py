@@ -62,13 +62,14 @@ def score_pairs(
         print(f"continuing {progress_file}: {done:,} of {total:,} images are done", flush=True)
 
     device, network = machine.device, clip.network.to(machine.device)
-    loader = DataLoader(batches, batch_size=None, sampler=todo, num_workers=workers, pin_memory=device.type == "cuda")
+    pinned = device.type == "cuda"
+    loader = DataLoader(batches, batch_size=None, sampler=todo, num_workers=workers, pin_memory=pinned)
     unreadable: dict[int, str] = {}
     bar = tqdm(total=total, initial=done, desc="scoring", unit="image", smoothing=0.05)
     with bar, progress_file.open("a", encoding="utf-8") as progress:
         for batch, (pixels, tokens, image_of_caption, reasons) in zip(todo, loader, strict=True):
             with torch.inference_mode(), machine.autocast():
-                images = network.encode_image(pixels.to(device, non_blocking=True))
+                images = network.encode_image(pixels.to(device, non_blocking=pinned))
                 texts = torch.cat([network.encode_text(part.to(device)) for part in tokens.split(captions_at_once)])
             images, texts = F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
             captions = batches.captions[batch]

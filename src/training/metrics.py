@@ -30,11 +30,11 @@ def _check_finite(prediction_NV: Tensor) -> Tensor:
 
 
 def ranks_of(score_NM: Tensor, target_N: Tensor) -> Tensor:
-    """The rank of each row's target column, (N,) float64."""
+    """The rank of each row's target column, (N,) float64 on the CPU: not every device has float64."""
     # With M = higher + same + lower, the own image among the same, the rank is (M + 1 + higher - lower) / 2: one sum
     # of signs, exact in float32. Comparing and counting booleans takes 20 times as long, a fifth of all the ranking.
     signs_NM = (score_NM - score_NM.gather(1, target_N[:, None])).sign_()
-    return (score_NM.shape[1] + 1 + signs_NM.sum(dim=1).double()) / 2
+    return (score_NM.shape[1] + 1 + signs_NM.sum(dim=1).cpu().double()) / 2
 
 
 @torch.no_grad()
@@ -59,7 +59,7 @@ def retrieval_ranks(prediction_NV: Tensor, gallery_MV: Tensor, target_N: Tensor,
     NonFiniteError.
     """
     chunks = score_chunks(prediction_NV, gallery_MV, target_N, chunk_size)
-    return torch.cat([ranks_of(*chunk) for chunk in chunks]).cpu()
+    return torch.cat([ranks_of(*chunk) for chunk in chunks])
 
 
 def reciprocal_ranks(ranks_N: Tensor, depth: float = float("inf")) -> Tensor:
@@ -108,7 +108,7 @@ def challenge_protocol(prediction_NV: Tensor, gallery_MV: Tensor, target_N: Tens
         score = query @ gallery_MV[target].T
         copies = (target[:, None] == target).fill_diagonal_(False)
         ranks.append(ranks_of(score.masked_fill(copies, -torch.inf), torch.arange(len(target), device=target.device)))
-    ranks_N = torch.cat(ranks).cpu()
+    ranks_N = torch.cat(ranks)
     recalls = {f"challenge_recall_at_{k}": recall_at_k(ranks_N, k) for k in (1, 3, 5, 10, 50)}
     return {
         "challenge_mrr": mrr(ranks_N, PROTOCOL_DEPTH),

@@ -83,7 +83,7 @@ class Trainer:
         columns = []
         for name in ("captions", "images", "target", "counts"):
             parts = [getattr(batch, name) for batch in batches]
-            moved = torch.from_numpy(np.concatenate(parts)).to(self.machine.device, non_blocking=True)
+            moved = torch.from_numpy(np.concatenate(parts)).to(self.machine.device)
             columns.append(moved.split([len(part) for part in parts]))
         return zip(*columns, strict=True)
 
