@@ -4,7 +4,7 @@
     python train_mrr.py                                  # data/train/train.npz, the baseline recipe, seed 43
     python train_mrr.py --lr 1e-3 --tau 0.02             # the same with other hyperparameters
     python train_mrr.py --resume                         # continue after an interruption
-    python train_mrr.py --train-npz data/filtered/train_clip_q0.10_from_raw.npz --val-npz data/train/train.npz
+    python train_mrr.py --train-npz data/filtered/train_clip_q0.10_from_raw.npz
 
 Everything about the run goes to models/<run name>/: weights, history, curves, run.json and the submission, checked, of
 which submission_mrr_<recipe>.csv is a copy: always the last run's.

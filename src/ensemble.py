@@ -197,8 +197,6 @@ def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -
     recipe = override(base, args)
     if args.train_npz == CLIP_NPZ:
         require_file(CLIP_NPZ, "make it with `python -m src.clip_filter_pairs`")
-    if args.train_npz == ensemble.train_npz:
-        args.val_npz = args.val_npz or ensemble.val_npz
 
     from tqdm import tqdm
 

@@ -28,8 +28,8 @@ def add_job_arguments(
     parser.add_argument(
         "--val-npz",
         type=Path,
-        help="take the captions that validate from here: of the same images as ever, by their names "
-        "(default: --train-npz, filtered as it is)",
+        help="take the captions that validate from here: of the same images as ever, by their names (default: the file "
+        "that --train-npz was filtered from, or itself; own: those that the filter left)",
     )
     parser.add_argument("--test-npz", type=Path, default=TEST_NPZ, help="captions to predict for the submission")
     parser.add_argument("--models-dir", type=Path, default=models_dir, help="each run gets a folder here")

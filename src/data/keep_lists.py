@@ -17,7 +17,7 @@ import numpy as np
 
 from src.common.files import InputError
 from src.data.npz import create_npz, open_npz
-from src.data.pairs import Pairs, fingerprint, save_pairs
+from src.data.pairs import Pairs, Source, fingerprint, read_source, save_pairs
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,17 +69,43 @@ def apply_keep_list(pairs: Pairs, path: str | Path) -> Pairs:
     return pairs.select(keep_list.keep)
 
 
+def source_of(pairs: Pairs) -> Source | None:
+    """The unfiltered file of a file as it was opened, None if it is not known to be filtered. A filtered file of old
+    records none, but the keep-list beside it does."""
+    assert pairs.source is not None, "a whole file as it was opened"
+    recorded, beside = read_source(pairs.source), keep_list_path(pairs.source)
+    if recorded or not beside.is_file():
+        return recorded
+    keep_list = open_keep_list(beside)
+    if not np.array_equal(keep_list.caption_ids[keep_list.keep], pairs.caption_ids):
+        return None
+    origin = keep_list.provenance
+    return Source.at(origin.get("input_npz", "its input"), origin["input_fingerprint"])
+
+
+def keep_list_path(filtered_npz: Path) -> Path:
+    """Where the keep-list of a filtered file lies: beside it."""
+    return filtered_npz.with_suffix(".keep.npz")
+
+
 def check_output(input_npz: Path, output_npz: Path) -> None:
     """Raises InputError unless filtered pairs can go to `output_npz`; to be called before long work."""
     if output_npz.suffix != ".npz" or output_npz.resolve() == input_npz.resolve():
         raise InputError(f"--output-npz {output_npz}: expected another name than the input's that ends with .npz")
 
 
+def save_selected(pairs: Pairs, captions: np.ndarray, output_npz: Path) -> None:
+    """Write some captions, (N,) bool, of a file as it was opened, with the unfiltered file as their source."""
+    assert pairs.source is not None, "a whole file as it was opened"
+    source = source_of(pairs) or Source.at(pairs.source, fingerprint(pairs.source))
+    save_pairs(pairs.select(captions), output_npz, source=source)
+
+
 def save_filtered(pairs: Pairs, keep_list: KeepList, output_npz: Path) -> Path:
     """Write the kept captions and the keep-list beside them; return its path. Raises InputError if none is kept."""
     if not keep_list.keep.any():
         raise InputError(f"{output_npz}: not written, the cut leaves none of the {len(pairs):,} captions")
-    save_pairs(pairs.select(keep_list.keep), output_npz)
-    path = output_npz.with_suffix(".keep.npz")
+    save_selected(pairs, keep_list.keep, output_npz)
+    path = keep_list_path(output_npz)
     save_keep_list(keep_list, path)
     return path

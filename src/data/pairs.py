@@ -3,6 +3,10 @@
 The file labels each caption with a boolean row, 3.1 GB at the challenge's size. That matrix is never held: its rows
 are streamed, each becoming one int32 image index, and streamed out again on saving.
 
+A filtered file also records the file that it was filtered from, which its fingerprint leaves out:
+
+    source/paths (n,) text, any of which may lead to it    source/fingerprint (1,) text
+
 Shapes: N captions, M images, T text width, V image width.
 """
 
@@ -14,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.common.files import require_file
+from src.common.files import InputError, require_file
 from src.data.cache import read_cache, write_cache
 from src.data.npz import BLOCK_BYTES, NpzReader, NpzWriter, create_npz, open_npz
 
@@ -66,6 +70,29 @@ class Pairs(TestCaptions):
         return replace(self, **{field: getattr(self, field)[captions] for field in of_captions})
 
 
+@dataclass(frozen=True)
+class Source:
+    """The unfiltered file that pairs come from: where it may lie, and the fingerprint by which it is known."""
+
+    paths: tuple[str, ...]
+    fingerprint: str
+
+    @classmethod
+    def at(cls, path: str | Path, contents: str) -> "Source":
+        """A file by its path as it is given and, for other working directories, its absolute one."""
+        return cls(tuple(dict.fromkeys((str(path), str(Path(path).resolve())))), contents)
+
+    def find(self) -> Path | None:
+        """Where the file lies; None if it is gone or has changed."""
+        return next((Path(path) for path in self.paths if self._lies_at(path)), None)
+
+    def _lies_at(self, path: str) -> bool:
+        try:
+            return fingerprint(path) == self.fingerprint
+        except (InputError, OSError):
+            return False
+
+
 def open_pairs(path: str | Path, *, cache: bool | None = None) -> Pairs:
     """Open a `train.npz` (or a filtered one). Raises InputError that names the file and what is wrong in it.
 
@@ -97,14 +124,26 @@ def embedding_dims(path: str | Path) -> dict[str, int]:
 
 
 def fingerprint(path: str | Path) -> str:
-    """16 hex digits that identify a file's contents, by the size and CRC-32 that the archive lists for each member."""
+    """16 hex digits that identify a file's contents, by the size and CRC-32 that the archive lists for each member.
+    Where it came from is left out: the same pairs are the same from wherever they were filtered."""
     with open_npz(path) as archive:
-        members = sorted((item.filename, item.file_size, item.CRC) for item in archive.infolist())
+        items = (item for item in archive.infolist() if not item.filename.startswith("source/"))
+        members = sorted((item.filename, item.file_size, item.CRC) for item in items)
     return hashlib.sha256(repr(members).encode()).hexdigest()[:16]
 
 
-def save_pairs(pairs: Pairs, path: str | Path) -> None:
-    """Save in the challenge's layout, the (N, M) label matrix streamed row by row; whole or not at all."""
+def read_source(path: str | Path) -> Source | None:
+    """What a file records as its source. Raises InputError as `open_pairs` does."""
+    with open_npz(path) as archive:
+        if "source/paths" not in archive:
+            return None
+        paths = archive.array("source/paths", rank=1, kind="U").tolist()
+        return Source(tuple(paths), archive.array("source/fingerprint", rank=0, kind="U").item())
+
+
+def save_pairs(pairs: Pairs, path: str | Path, *, source: Source | None = None) -> None:
+    """Save in the challenge's layout, the (N, M) label matrix streamed row by row, and the source if there is one;
+    whole or not at all."""
     with create_npz(path) as archive:
         _write_captions(archive, pairs)
         archive.array("metadata/num_images", np.array([pairs.num_images]))
@@ -112,6 +151,9 @@ def save_pairs(pairs: Pairs, path: str | Path) -> None:
         archive.blocks("captions/label", (len(pairs), pairs.num_images), np.dtype(bool), _label_blocks(pairs))
         archive.array("images/names", pairs.image_names.astype(str))
         archive.array("images/embeddings", pairs.image_embeddings)
+        if source:
+            archive.array("source/paths", np.array(source.paths))
+            archive.array("source/fingerprint", np.array([source.fingerprint]))
 
 
 def save_test_captions(captions: TestCaptions, path: str | Path) -> None:

@@ -15,14 +15,13 @@ from src.training.runs import SUBMISSION, folder_name
 class Ensemble:
     """Models that differ in their seeds only.
 
-    dataset: what train_npz is called for short. val_npz: of the captions that validate if train_npz trains; None: that
-    too. reference_mrr: the seeds, with the validation MRR to be reproduced, None where none was recorded.
+    dataset: what train_npz is called for short. reference_mrr: the seeds, with the validation MRR to be reproduced,
+    None where none was recorded.
     """
 
     script: str
     dataset: str
     train_npz: Path
-    val_npz: Path | None = None
     recipe: Recipe
     reference_mrr: Mapping[int, float | None]
 

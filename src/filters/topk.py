@@ -12,8 +12,8 @@ import pandas as pd
 
 from src.common.files import InputError, read_json, require_file, sha256
 from src.common.paths import FILTERED_DIR, IMAGES_ROOT, MODELS_DIR, TRAIN_NPZ
-from src.data.keep_lists import KeepList, save_filtered
-from src.data.pairs import fingerprint, open_pairs, save_pairs
+from src.data.keep_lists import KeepList, save_filtered, save_selected
+from src.data.pairs import fingerprint, open_pairs
 from src.filters.decisions import DROP, KEEP, ReviewDecisions
 from src.filters.out_of_fold import rank_out_of_fold
 from src.filters.ranks import RANK_NAME, find_ranks, rank_captions, save_ranks
@@ -189,7 +189,7 @@ class TopK:
         list_path, report = save_filtered(pairs, keep_list, self.clean), self.clean.with_suffix(".png")
         self.suspect.unlink(missing_ok=True)
         if dropped:
-            save_pairs(pairs.select(~keep), self.suspect)
+            save_selected(pairs, ~keep, self.suspect)
         write_report(report, pairs, keep_list, given.images_root, name=RANK_NAME, cut=top_k, log=True)
 
         emptied = len(np.setdiff1d(pairs.image_of_caption, pairs.image_of_caption[keep]))

@@ -2,8 +2,8 @@
 
 Shapes: N captions, M images, T text width, V image width; n captions and m images of a part.
 
-A filtered file has lost the hard captions of its validation images too and so flatters its own MRR. With a validation
-file (the unfiltered one) the same images validate with all of their captions.
+A filtered file has lost the hard captions of its validation images too and so flatters its own MRR. So the file that it
+was filtered from, its source, gives the captions that validate: of the same images, all of them.
 """
 
 from dataclasses import dataclass, replace
@@ -15,18 +15,20 @@ from torch import Tensor
 
 from src.common.files import InputError
 from src.common.paths import TEST_NPZ, TRAIN_NPZ
-from src.data.keep_lists import apply_keep_list
-from src.data.pairs import Pairs, TestCaptions, fingerprint, open_pairs, open_test_captions
+from src.data.keep_lists import apply_keep_list, source_of
+from src.data.pairs import Pairs, Source, TestCaptions, fingerprint, open_pairs, open_test_captions
 from src.data.splits import in_turns, validation_images
 from src.training.metrics import evaluate
 from src.training.model import Translator, translate
 from src.training.runs import DataRecord
 
+OWN = Path("own")  # in place of a validation file: what a filter left of the validation images' captions
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataPaths:
-    """The files of a job: captions that train, which of them (None: all), captions that validate (None: those of
-    train_npz), captions to predict (None: none)."""
+    """The files of a job: captions that train, which of them (None: all), captions that validate (None: the unfiltered
+    ones; OWN: those that a filter left), captions to predict (None: none)."""
 
     train_npz: Path = TRAIN_NPZ
     keep_list: Path | None = None
@@ -113,11 +115,13 @@ class Split:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingData:
     """The opened files of a job. `images` (M,) bool says which of the training file's images take part; `validation` is
-    None where the captions that validate are of the training file; `record` is what a run stores of it all."""
+    None where the captions that validate are of the training file; `lost_source` is set if they should not be, but the
+    unfiltered file is gone or has changed; `record` is what a run stores of it all."""
 
     train: OnDevice
     images: np.ndarray
     validation: OnDevice | None = None
+    lost_source: Source | None = None
     test: TestCaptions | None = None
     record: DataRecord
 
@@ -156,23 +160,33 @@ class TrainingData:
 
 def open_training_data(paths: DataPaths, device: torch.device) -> TrainingData:
     """Open and check all files of a job before anything is trained. Raises InputError."""
-    pairs = open_pairs(paths.train_npz)
+    pairs = whole = open_pairs(paths.train_npz)
     record = {"train_npz": str(paths.train_npz), "train_fingerprint": fingerprint(paths.train_npz)}
     if paths.keep_list:
         pairs = apply_keep_list(pairs, paths.keep_list)
         record |= {"keep_list": str(paths.keep_list), "keep_list_fingerprint": fingerprint(paths.keep_list)}
     validation = test = None
-    if paths.val_npz:
-        validation = open_pairs(paths.val_npz)
-        record |= {"val_npz": str(paths.val_npz), "val_fingerprint": fingerprint(paths.val_npz)}
-        _check_width(pairs.text_embeddings, validation.text_embeddings, paths.val_npz, "caption")
-        _check_width(pairs.image_embeddings, validation.image_embeddings, paths.val_npz, "image")
+    source = None if paths.val_npz else source_of(whole)
+    val_npz = paths.val_npz or (source.find() if source else paths.train_npz)
+    if val_npz and val_npz != OWN:
+        val_fingerprint = fingerprint(val_npz)
+        same_file = val_fingerprint == record["train_fingerprint"]
+        if paths.keep_list or not same_file:
+            validation = whole if same_file else open_pairs(val_npz)
+            record |= {"val_npz": str(val_npz), "val_fingerprint": val_fingerprint}
+            _check_width(pairs.text_embeddings, validation.text_embeddings, val_npz, "caption")
+            _check_width(pairs.image_embeddings, validation.image_embeddings, val_npz, "image")
     if paths.test_npz:
         test = open_test_captions(paths.test_npz)
         record |= {"test_npz": str(paths.test_npz), "test_fingerprint": fingerprint(paths.test_npz)}
         _check_width(pairs.text_embeddings, test.text_embeddings, paths.test_npz, "caption")
     data = TrainingData.of(pairs, device, DataRecord(**record))  # type: ignore[arg-type]
-    return replace(data, validation=None if validation is None else OnDevice(validation, device), test=test)
+    return replace(
+        data,
+        validation=None if validation is None else OnDevice(validation, device),
+        lost_source=None if val_npz else source,
+        test=test,
+    )
 
 
 def _check_width(ours: np.ndarray, theirs: np.ndarray, path: Path, what: str) -> None:

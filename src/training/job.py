@@ -136,7 +136,11 @@ def describe_data(paths: DataPaths, data: TrainingData) -> dict[str, Any]:
         settings["keep-list"] = paths.keep_list
     settings["captions, images"] = f"{len(pairs):,}, {pairs.num_images:,}"
     if validation is not None:
-        settings["validation from"] = f"{paths.val_npz} ({len(validation.pairs):,} captions)"
+        known = "" if paths.val_npz else ", recorded as the source"
+        settings["validation from"] = f"{data.record.val_npz} ({len(validation.pairs):,} captions{known})"
+    if data.lost_source is not None:
+        gone = f"its source {data.lost_source.paths[0]} is gone or has changed"
+        settings["validation from"] = f"{gone}: validates on filtered captions, which flatters the MRR"
     if data.test is not None:
         settings["test captions"] = f"{paths.test_npz} ({len(data.test):,})"
     return settings

@@ -8,7 +8,7 @@ import pytest
 
 from src.common.files import InputError
 from src.data.keep_lists import KeepList, apply_keep_list, check_output, open_keep_list, save_filtered, save_keep_list
-from src.data.pairs import Pairs, fingerprint, open_pairs, save_pairs
+from src.data.pairs import Pairs, Source, fingerprint, open_pairs, read_source, save_pairs
 
 IDS = np.array([7, 3, 11, 5, 2])
 KEEP = np.array([True, False, True, False, True])
@@ -70,6 +70,14 @@ def test_the_kept_captions_stand_as_in_the_filtered_file_beside_which_the_list_i
     assert filtered.image_names.tolist() == applied.image_names.tolist() == ["x.jpg", "y.jpg", "z.jpg"]
     np.testing.assert_array_equal(filtered.text_embeddings, applied.text_embeddings)
     np.testing.assert_array_equal(filtered.image_embeddings, applied.image_embeddings)
+
+
+def test_the_filtered_file_records_the_unfiltered_one_and_is_the_same_pairs_without(raw, tmp_path):
+    save_filtered(raw, made_for(raw), tmp_path / "filtered.npz")
+    assert read_source(tmp_path / "filtered.npz") == Source.at(raw.source, fingerprint(raw.source))
+    save_pairs(raw.select(KEEP), tmp_path / "plain.npz")
+    assert read_source(tmp_path / "plain.npz") is None
+    assert fingerprint(tmp_path / "filtered.npz") == fingerprint(tmp_path / "plain.npz")
 
 
 def test_a_list_for_other_data_is_refused(raw, tmp_path):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from src.common.paths import CLIP_NPZ, TEST_NPZ, TRAIN_NPZ
-from src.data.pairs import TestCaptions, fingerprint, save_pairs, save_test_captions
+from src.data.keep_lists import save_selected
+from src.data.pairs import TestCaptions, fingerprint, open_pairs, save_pairs, save_test_captions
 from src.training.model import Translator, save_translator
 from src.training.recipe import BASELINE
 from src.training.runs import BEST_MRR, DataRecord, Results, RunRecord, write_run
@@ -17,10 +18,10 @@ QUICK = ("--hidden-dim", "8", "--epochs", "2", "--device", "cpu", "--precision",
 
 
 def make_project(folder):
-    """Write raw pairs of 60 images, filtered ones and 10 test captions to where a project has them."""
+    """Write raw pairs of 60 images, filtered ones and 10 test captions to where a project, `folder`, has them."""
     raw = tiny_pairs(1, 60)
     save_pairs(raw, folder / TRAIN_NPZ)
-    save_pairs(raw.select(np.arange(len(raw)) % 5 > 0), folder / CLIP_NPZ)
+    save_selected(open_pairs(folder / TRAIN_NPZ), np.arange(len(raw)) % 5 > 0, folder / CLIP_NPZ)
     save_test_captions(make_test_captions(10), folder / TEST_NPZ)
 
 

@@ -3,6 +3,7 @@
 import re
 import runpy
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -34,25 +35,25 @@ def files_of(run_dir):
 
 
 @pytest.mark.parametrize(
-    ("script", "name", "changes", "data"),
+    ("script", "name", "changes", "train_npz"),
     [
-        (raw, "ensemble_raw", "epochs=300", (TRAIN_NPZ, None)),
-        (clip, "ensemble_clip", "epochs=300", (CLIP_NPZ, TRAIN_NPZ)),
+        (raw, "ensemble_raw", "epochs=300", TRAIN_NPZ),
+        (clip, "ensemble_clip", "epochs=300", CLIP_NPZ),
         (
             clip_adamw,
             "ensemble_clip_adamw",
             "epochs=300,batch_size=5000,optimizer=adamw,weight_decay=0.01",
-            (CLIP_NPZ, TRAIN_NPZ),
+            CLIP_NPZ,
         ),
     ],
 )
-def test_a_trainer_differs_in_data_seeds_and_recipe_only(project, capsys, script, name, changes, data):
+def test_a_trainer_differs_in_data_seeds_and_recipe_only(project, capsys, script, name, changes, train_npz):
     ensemble = script.ENSEMBLE
     assert (ensemble.recipe.name, difference(ensemble.recipe, BASELINE)) == (name, changes)
-    assert (ensemble.train_npz, ensemble.val_npz) == data
+    assert ensemble.train_npz == train_npz
     script.main(["--dry-run"])
     printed = capsys.readouterr().out
-    assert str(data[0]) in printed
+    assert str(train_npz) in printed
     for seed in ensemble.reference_mrr:
         assert re.search(rf"\b{seed} +to train +models/{name}_seed{seed}\n", printed)
     assert not (project / "models").exists()
@@ -69,7 +70,7 @@ def test_two_members_end_with_all_files_and_a_table(project, capsys):
         record = read_run(run_dir)
         assert (record.status, record.recipe.seed) == ("finished", seed)
         # The MRR that counts is on the captions that no filter made easier.
-        assert record.data.val_npz == str(TRAIN_NPZ)
+        assert Path(record.data.val_npz) == project / TRAIN_NPZ
         assert f" {record.results.own_measures['mrr']:.4f}\n" in printed
         assert (read_submission(run_dir / "submission.csv").caption_ids == test.caption_ids).all()
         scores.append(record.results.mrr)
@@ -78,12 +79,23 @@ def test_two_members_end_with_all_files_and_a_table(project, capsys):
     assert len(list((project / "models").iterdir())) == 2
 
 
-def test_unfiltered_captions_validate_only_what_trains_on_the_scripts_own_data(project, capsys):
+def test_unfiltered_captions_validate_whatever_was_filtered_however_it_is_called(project, capsys):
+    shutil.copy(CLIP_NPZ, "other_fraction.npz")
+    for script in (raw, clip):
+        for filtered in (CLIP_NPZ, project / CLIP_NPZ, f"./{CLIP_NPZ}", "other_fraction.npz"):
+            train(script, "--dry-run", "--train-npz", filtered)
+            from_source = f"validation from +{project / TRAIN_NPZ} .*recorded as the source"
+            assert re.search(from_source, capsys.readouterr().out), filtered
     train(clip, "--dry-run", "--train-npz", TRAIN_NPZ)
-    train(raw, "--dry-run", "--train-npz", CLIP_NPZ)
+    for itself in (CLIP_NPZ, project / CLIP_NPZ, "own"):
+        train(clip, "--dry-run", "--val-npz", itself)
     assert "validation from" not in capsys.readouterr().out
-    train(clip, "--dry-run", "--val-npz", CLIP_NPZ)
-    assert re.search(f"validation from +{CLIP_NPZ}", capsys.readouterr().out)
+
+
+def test_a_source_that_is_gone_is_missed_aloud(project, capsys):
+    (project / TRAIN_NPZ).unlink()
+    train(clip, "--dry-run")
+    assert "train.npz is gone or has changed: validates on filtered captions" in capsys.readouterr().out
 
 
 def test_by_another_recipe_a_member_keeps_the_name_by_which_it_is_combined(project, capsys):

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from src.common.files import InputError
-from src.data.keep_lists import KeepList, save_keep_list
-from src.data.pairs import TestCaptions, fingerprint, save_pairs, save_test_captions
+from src.data.keep_lists import KeepList, save_filtered, save_keep_list
+from src.data.pairs import TestCaptions, fingerprint, open_pairs, save_pairs, save_test_captions
 from src.data.splits import validation_images
-from src.training.inputs import DataPaths, OnDevice, TrainingData, dataset_tag, open_training_data
+from src.training.inputs import OWN, DataPaths, OnDevice, TrainingData, dataset_tag, open_training_data
+from src.training.job import describe_data
 from src.training.runs import DataRecord
 from tests.conftest import select_images
 from tests.training.conftest import CPU, tiny_pairs
@@ -128,6 +129,74 @@ def test_all_files_of_a_job_are_opened_and_recorded(pairs, files, tmp_path):
     assert record.keep_list_fingerprint == fingerprint(paths.keep_list)
     assert record.test_npz == str(files.test_npz)
     assert open_training_data(replace(files, test_npz=None), CPU).test is None
+
+
+@pytest.fixture
+def filtered(files, tmp_path, monkeypatch):
+    """The job on half of train.npz, which it names relative to the working directory."""
+    monkeypatch.chdir(tmp_path)
+    filter_half("train.npz", tmp_path / "half.npz")
+    return replace(files, train_npz=tmp_path / "half.npz")
+
+
+def filter_half(input_npz, output_npz):
+    pairs = open_pairs(input_npz)
+    origin = {"input_npz": str(input_npz), "input_fingerprint": fingerprint(input_npz), "higher_is_better": True}
+    keep = np.arange(len(pairs)) % 2 == 0
+    keep_list = KeepList(caption_ids=pairs.caption_ids, scores=np.zeros(len(pairs)), keep=keep, provenance=origin)
+    return save_filtered(pairs, keep_list, output_npz)
+
+
+def test_a_filtered_file_validates_on_its_source_from_any_folder_and_filtered_again_too(
+    filtered, tmp_path, monkeypatch
+):
+    filter_half("half.npz", tmp_path / "quarter.npz")
+    for folder, found in ((tmp_path, "train.npz"), (tmp_path.parent, str(tmp_path / "train.npz"))):
+        monkeypatch.chdir(folder)
+        for name, captions in (("half", 120), ("quarter", 60)):
+            paths = replace(filtered, train_npz=tmp_path / f"{name}.npz")
+            data = open_training_data(paths, CPU)
+            assert (len(data.train.pairs), len(data.validation.pairs)) == (captions, 240)
+            assert (data.record.val_npz, data.record.val_fingerprint) == (found, fingerprint(tmp_path / "train.npz"))
+            assert data.split(0.2, 7).own_validation is not None
+            assert describe_data(paths, data)["validation from"] == f"{found} (240 captions, recorded as the source)"
+
+
+def test_a_keep_list_validates_on_all_captions_of_the_unfiltered_file(files, filtered, tmp_path):
+    on_raw = open_training_data(replace(files, keep_list=tmp_path / "half.keep.npz"), CPU)
+    again = filter_half("half.npz", tmp_path / "quarter.npz")
+    on_filtered = open_training_data(replace(filtered, keep_list=again), CPU)
+    assert (len(on_raw.train.pairs), len(on_filtered.train.pairs)) == (120, 60)
+    for data in (on_raw, on_filtered):
+        assert len(data.validation.pairs) == 240
+        assert data.record.val_fingerprint == fingerprint(files.train_npz)
+
+
+def test_a_file_filtered_before_sources_were_recorded_is_known_by_the_keep_list_beside_it(pairs, filtered):
+    save_pairs(pairs.select(np.arange(240) % 2 == 0), "half.npz")
+    assert len(open_training_data(filtered, CPU).validation.pairs) == 240
+    save_pairs(pairs.select(np.arange(240) % 2 == 1), "half.npz")  # the list is not of these
+    assert open_training_data(filtered, CPU).validation is None
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: save_pairs(tiny_pairs(2, 60), path), Path.touch])
+def test_a_source_that_is_gone_or_has_changed_is_missed_aloud(filtered, tmp_path, change):
+    if change is Path.touch:
+        (tmp_path / "train.npz").unlink()
+    change(tmp_path / "train.npz")
+    data = open_training_data(filtered, CPU)
+    assert data.validation is data.record.val_npz is None
+    assert describe_data(filtered, data)["validation from"] == (
+        "its source train.npz is gone or has changed: validates on filtered captions, which flatters the MRR"
+    )
+
+
+def test_who_asks_for_it_validates_on_what_the_filter_left(files, filtered, tmp_path):
+    kept = replace(files, keep_list=tmp_path / "half.keep.npz")
+    for paths in (*(replace(filtered, val_npz=own) for own in (OWN, Path("half.npz"))), replace(kept, val_npz=OWN)):
+        data = open_training_data(paths, CPU)
+        assert data.validation is data.record.val_npz is data.lost_source is None
+        assert "validation from" not in describe_data(paths, data)
 
 
 def test_embeddings_of_other_widths_are_refused(pairs, files, tmp_path):
