@@ -108,10 +108,10 @@ def evaluate_runs(args: argparse.Namespace) -> None:
     are a tenth of all runs, so the figure is that of a smaller ensemble. The gallery is all images that are measured.
     """
     from src.ensembles.evaluation import comparison, measure_runs
-    from src.ensembles.held_out import finished_runs, open_part, unseen_captions
+    from src.ensembles.held_out import describe_left_out, finished_runs, open_part, unseen_captions
     from src.training.machine import find_device
 
-    runs, others = finished_runs(args.runs), finished_runs(args.against)
+    (runs, left_out), (others, _) = finished_runs(args.runs), finished_runs(args.against)
     part = open_part(args.on, [*runs, *others], find_device(args.device), out_of_fold=args.out_of_fold)
     unseen_Rn = unseen_captions(runs, part)
     settings = {
@@ -122,6 +122,8 @@ def evaluate_runs(args: argparse.Namespace) -> None:
         "device": part.of.device,
     }
     print_settings(f"Measuring {len(runs)} runs", settings)
+    for line in describe_left_out(left_out):
+        print(line)
     singles, means = measure_runs(runs, part, unseen_Rn)
     measured = [*singles, *means]
     reference = means[0] if args.out_of_fold and means else max(singles, key=lambda single: single.mrr)
@@ -145,11 +147,11 @@ def select_runs(args: argparse.Namespace) -> None:
     A choice flatters itself on the captions that it was made on. So half of the images choose, and the figures to
     believe are those of the other half; the gallery is all of them for both, as for `evaluate`.
     """
-    from src.ensembles.held_out import finished_runs, open_part
+    from src.ensembles.held_out import describe_left_out, finished_runs, open_part
     from src.ensembles.selection import choosing_half, plot_selection, select
     from src.training.machine import find_device
 
-    runs = finished_runs(args.runs)
+    runs, left_out = finished_runs(args.runs)
     if len(runs) < 2:
         raise InputError(f"{runs[0].folder}: is the only finished run; there is nothing to select from")
     part = open_part(args.on, runs, find_device(args.device))
@@ -163,6 +165,8 @@ def select_runs(args: argparse.Namespace) -> None:
         "device": part.of.device,
     }
     print_settings(f"Selecting among {len(runs)} runs", settings)
+    for line in describe_left_out(left_out):
+        print(line)
     selection = select(runs, part, chooses_n, normalize=args.normalize)
     print_table(selection.curve)
     plot_selection(selection, args.plot)

@@ -6,7 +6,7 @@ import shlex
 import numpy as np
 import pytest
 
-from src.common.files import InputError
+from src.common.files import InputError, read_json, write_json
 from src.common.paths import TRAIN_NPZ
 from src.data.pairs import open_pairs
 from src.data.splits import validation_images
@@ -103,6 +103,46 @@ def test_select_prints_the_command_that_averages_what_it_chose(common_split, cal
     if flags:
         vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
     np.testing.assert_allclose(read_submission(output).embeddings, vectors.mean(axis=0), rtol=1e-5, atol=1e-6)
+
+
+def change_record(folder, **values):
+    write_json(folder / "run.json", read_json(folder / "run.json") | values)
+
+
+def test_what_is_no_translator_of_the_same_data_is_left_out_and_named(common_split, make_run, call, tmp_path):
+    models = tmp_path / "models"
+    for seed, place in ((4, "topk_folds/a/fold1"), (5, "topk_folds/a/fold2"), (6, "hpsearch/trial_0006"), (7, "seed7")):
+        made = make_run(seed, split_seed=0)
+        (models / place).parent.mkdir(parents=True, exist_ok=True)
+        made.rename(models / place)
+    for fold in ("fold1", "fold2"):
+        data = read_json(models / "topk_folds/a" / fold / "run.json")["data"]
+        data["train_fingerprint"] += f" without {fold} of 2"
+        change_record(models / "topk_folds/a" / fold, data=data)
+    (models / "hpsearch/journal.log").touch()
+    change_record(models / "seed7", status="running")
+    for command in ("evaluate", "select"):
+        lines = call(command).splitlines()
+        assert [line for line in lines if line.startswith("left out")] == [
+            "left out: models/hpsearch/trial_0006 (trial of a search)",
+            "left out: models/seed7 (running)",
+            "left out: 2 runs in models/topk_folds/a (trained on a part of the data)",
+        ]
+    assert [row for row in rows_of(call("evaluate")) if row.startswith("models/")] == list(RUNS)
+    assert "models/hpsearch/trial_0006" in rows_of(call("evaluate", "models/hpsearch", RUNS[0]))
+    with pytest.raises(InputError, match=r"topk_folds: holds no finished run; left out: 2 runs in .*part of the data"):
+        call("evaluate", "models/topk_folds")
+    with pytest.raises(InputError, match=r"fold1: trained on a part of .*train\.npz \(.* without fold1 of 2\)"):
+        call("evaluate", "models/topk_folds/a/fold1")
+    with pytest.raises(InputError, match=r"seed7: holds no finished run"):
+        call("evaluate", "models/seed7")
+
+
+def test_a_file_among_the_folders_is_left_out(common_split, call, tmp_path):
+    (tmp_path / "models/notes.txt").touch()
+    assert "left out: models/notes.txt (a file, not a folder of runs)" in call("evaluate", *RUNS, "models/notes.txt")
+    with pytest.raises(InputError, match=r"no finished run; left out: models/notes\.txt"):
+        call("evaluate", "models/notes.txt")
 
 
 @pytest.mark.parametrize(

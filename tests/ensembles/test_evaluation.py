@@ -34,6 +34,10 @@ def predictions_of(folders, part) -> list[np.ndarray]:
         return [load_translator(folder / BEST_MRR)(part.text_nT).numpy() for folder in folders]
 
 
+def taken(folders):
+    return finished_runs(folders)[0]
+
+
 def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
@@ -41,30 +45,28 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 class TestWhatARunDidNotSee:
     def test_it_is_the_validation_images_of_its_split(self, make_run):
         on = open_pairs(TRAIN_NPZ)
-        (own,), (given,) = finished_runs([make_run(1)]), finished_runs([make_run(2, split_seed=9)])
+        (own,), (given,) = taken([make_run(1)]), taken([make_run(2, split_seed=9)])
         np.testing.assert_array_equal(own.held_out(on), validation_images(on.image_names, 0.25, 1))
         np.testing.assert_array_equal(given.held_out(on), validation_images(on.image_names, 0.25, 9))
 
     def test_a_filtered_file_has_the_same_split(self, make_run, tmp_path):
         on = open_pairs(TRAIN_NPZ)
         save_pairs(on.select(np.arange(len(on)) % 4 > 0), tmp_path / "filtered.npz")
-        runs = finished_runs(
-            [make_run(1, split_seed=0), make_run(2, split_seed=0, train_npz=tmp_path / "filtered.npz")]
-        )
+        runs = taken([make_run(1, split_seed=0), make_run(2, split_seed=0, train_npz=tmp_path / "filtered.npz")])
         np.testing.assert_array_equal(runs[0].held_out(on), runs[1].held_out(on))
         np.testing.assert_array_equal(common_images(runs, on), runs[0].held_out(on))
 
     def test_with_a_validation_set_of_its_own_it_is_nothing(self, make_run, tmp_path):
         others = tiny_pairs(3, 20)
         save_pairs(replace(others, image_names="other" + others.image_names), tmp_path / "val.npz")
-        (run,) = finished_runs([make_run(1, val_npz=tmp_path / "val.npz")])
+        (run,) = taken([make_run(1, val_npz=tmp_path / "val.npz")])
         assert not run.held_out(open_pairs(TRAIN_NPZ)).any()
         assert run.held_out(open_pairs(tmp_path / "val.npz")).all()
         with pytest.raises(InputError, match="seed1: trained on 60 of the 60 images"):
             common_images([run], open_pairs(TRAIN_NPZ))
 
     def test_it_cannot_be_told_once_the_training_file_has_changed(self, make_run, tmp_path):
-        (run,) = finished_runs([make_run(1)])
+        (run,) = taken([make_run(1)])
         names = open_pairs(TRAIN_NPZ).image_names
         save_pairs(tiny_pairs(1, 50), tmp_path / "other.npz")  # the first 50 of the 60 images
         on = open_pairs(tmp_path / "other.npz")
@@ -79,12 +81,12 @@ class TestWhatARunDidNotSee:
         del record["recipe"]["negatives"]
         record["recipe"]["momentum"] = 0.9
         write_json(path, record)
-        (run,) = finished_runs([path.parent])
+        (run,) = taken([path.parent])
         assert run.held_out(open_pairs(TRAIN_NPZ)).sum() == 15
 
     def test_runs_that_trained_on_each_others_images_are_refused(self, make_run):
         on = open_pairs(TRAIN_NPZ)
-        runs = finished_runs([make_run(1), make_run(2)])
+        runs = taken([make_run(1), make_run(2)])
         validates = [validation_images(on.image_names, 0.25, seed) for seed in (1, 2)]
         seen = (validates[0] & ~validates[1]).sum()
         with pytest.raises(InputError, match=f"seed2: trained on {seen} of the 15 images.*--split-seed.*--out-of-fold"):
@@ -92,14 +94,14 @@ class TestWhatARunDidNotSee:
 
     def test_the_smallest_common_part_is_measured_when_one_held_out_more(self, make_run):
         on = open_pairs(TRAIN_NPZ)
-        runs = finished_runs([make_run(1, split_seed=0, val_fraction=0.5), make_run(2, split_seed=0)])
+        runs = taken([make_run(1, split_seed=0, val_fraction=0.5), make_run(2, split_seed=0)])
         np.testing.assert_array_equal(common_images(runs, on), validation_images(on.image_names, 0.25, 0))
 
 
 class TestMeasuring:
     def test_the_mean_of_runs_is_that_of_brute_force(self, make_run):
         folders = [make_run(seed, split_seed=0) for seed in (1, 2, 3)]
-        runs = finished_runs(folders)
+        runs = taken(folders)
         part = open_part(TRAIN_NPZ, runs, CPU)
         singles, (average, mean, weighted, normalised) = measure_runs(runs, part, unseen_captions(runs, part))
         predictions = predictions_of(folders, part)
@@ -114,7 +116,7 @@ class TestMeasuring:
 
     def test_out_of_fold_uses_only_runs_that_never_saw_the_image(self, make_run):
         folders = [make_run(seed) for seed in (1, 2, 3)]
-        runs, names = finished_runs(folders), open_pairs(TRAIN_NPZ).image_names
+        runs, names = taken(folders), open_pairs(TRAIN_NPZ).image_names
         part = open_part(TRAIN_NPZ, runs, CPU, out_of_fold=True)
         held = [set(names[validation_images(names, 0.25, seed)]) for seed in (1, 2, 3)]
         name_of_caption = names[part.of.pairs.image_of_caption[part.captions]]
@@ -136,7 +138,7 @@ class TestMeasuring:
         assert list(comparison([*singles, average], average)["ΔMRR [95% interval]"]) == ["-"] * 3 + ["reference"]
 
     def test_a_run_that_saw_all_images_is_named(self, make_run):
-        runs = finished_runs([make_run(1), make_run(2)])
+        runs = taken([make_run(1), make_run(2)])
         on = OnDevice(open_pairs(TRAIN_NPZ), CPU)
         seen_by_2 = on.part(~runs[1].held_out(on.pairs))
         with pytest.raises(InputError, match=r"seed2: trained on all images of .*train\.npz; leave it out"):
@@ -145,7 +147,7 @@ class TestMeasuring:
     def test_other_widths_are_refused(self, make_run, tmp_path):
         pairs = tiny_pairs(1, 60)
         save_pairs(replace(pairs, image_embeddings=pairs.image_embeddings[:, 1:]), tmp_path / "narrow.npz")
-        runs = finished_runs([make_run(1)])
+        runs = taken([make_run(1)])
         part = open_part(tmp_path / "narrow.npz", runs, CPU)
         with pytest.raises(InputError, match=r"translates widths \(8, 12\)"):
             measure_runs(runs, part, unseen_captions(runs, part))
@@ -186,7 +188,7 @@ class TestDifferences:
 
 class TestSelection:
     def test_half_of_the_images_choose_and_the_others_report(self, make_run):
-        runs = finished_runs([make_run(seed, split_seed=0, val_fraction=0.5) for seed in (1, 2, 3)])
+        runs = taken([make_run(seed, split_seed=0, val_fraction=0.5) for seed in (1, 2, 3)])
         part = open_part(TRAIN_NPZ, runs, CPU)
         chooses_n = choosing_half(part, 0)
         choosing, other = (replace(part, captions=part.captions[mask]) for mask in (chooses_n, ~chooses_n))
