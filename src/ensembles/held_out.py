@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.common.files import InputError
+from src.common.files import InputError, sha256
 from src.data.npz import open_npz
 from src.data.pairs import Pairs, fingerprint, open_pairs
 from src.data.splits import validation_images
@@ -37,8 +37,13 @@ class Run:
         return self.record.results.mrr
 
     @property
-    def submission(self) -> str:
-        return self.record.submission.path if self.record.submission else str(self.folder / SUBMISSION)
+    def submission(self) -> Path | None:
+        """The file that it predicted, where that still is as it was recorded."""
+        recorded, own = self.record.submission, self.folder / SUBMISSION
+        if recorded is None:
+            return own if own.is_file() else None
+        files = (Path(recorded.path), own)
+        return next((file for file in files if file.is_file() and sha256(file) == recorded.sha256), None)
 
     def held_out(self, on: Pairs) -> np.ndarray:
         """Which images of `on` the run did not train on, (M,) bool. Raises InputError if that cannot be told.

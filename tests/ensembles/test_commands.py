@@ -2,11 +2,12 @@
 
 import re
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from src.common.files import InputError, read_json, write_json
+from src.common.files import InputError, read_json, sha256, write_json
 from src.common.paths import TRAIN_NPZ
 from src.data.pairs import open_pairs
 from src.data.splits import validation_images
@@ -92,10 +93,13 @@ def test_select_prints_the_command_that_averages_what_it_chose(common_split, cal
     count = 1 + int(np.argmax([choosing for _, choosing, _ in curve]))
     assert f"{count} of 3 runs selected" in printed
     assert re.search(rf"MRR, other half +{curve[count - 1][2]:.4f}\n", printed)
-    low = float(re.search(r"over the mean of all +\S+ \[(\S+),", printed)[1])
-    assert ("the choice may be chance" in printed) == (count < 3 and low <= 0)
-    command = shlex.split(re.search(r"average them with +(.+)", printed)[1])
-    files = [f"{run}/submission.csv" for run, _, _ in curve[:count]]
+    gain, low = map(float, re.search(r"over the mean of all +(\S+) \[(\S+),", printed).groups())
+    all_are_as_good = count < 3 and gain <= 0
+    assert ("not better than the mean of all: average all" in printed) == all_are_as_good
+    assert ("the choice may be chance" in printed) == (count < 3 and low <= 0 < gain)
+    label = "average all with" if all_are_as_good else "average them with"
+    command = shlex.split(re.search(rf"{label} +(.+)", printed)[1])
+    files = [f"{run}/submission.csv" for run, _, _ in curve[: 3 if all_are_as_good else count]]
     output = "submission_ensemble_selected.csv"
     assert command == ["python", "-m", "src.ensemble", "combine", *files, *flags, "--output", output]
     call(*command[3:])
@@ -103,6 +107,44 @@ def test_select_prints_the_command_that_averages_what_it_chose(common_split, cal
     if flags:
         vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
     np.testing.assert_allclose(read_submission(output).embeddings, vectors.mean(axis=0), rtol=1e-5, atol=1e-6)
+
+
+def test_the_curve_lies_with_what_it_is_of(common_split, make_run, call, tmp_path):
+    split = tmp_path / "models/common split"
+    split.mkdir()
+    for run in RUNS[:2]:
+        (tmp_path / run).rename(split / run.removeprefix("models/"))
+    printed = call("select", "models/common split")
+    assert re.search(r"curve +models/common split/selection_curve\.png\n", printed)
+    assert "'models/common split/seed" in printed  # can be pasted into a shell
+    call("select", "models/common split/seed1", RUNS[2])
+    call("select", "models/common split/seed1", str(tmp_path / RUNS[2]), "--plot", "own.png")
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.png")) == [
+        Path("models/common split/selection_curve.png"),
+        Path("models/selection_curve.png"),
+        Path("own.png"),
+    ]
+    assert not list((tmp_path / "models").glob("ensemble_*"))
+
+
+def test_select_names_the_submission_as_it_was_recorded(common_split, call, tmp_path):
+    for run in RUNS:
+        file = tmp_path / run / "submission.csv"
+        written = {"path": f"moved/{file.parent.name}.csv", "sha256": sha256(file)}
+        change_record(tmp_path / run, submission=written, command="train_mrr.py --seed 1")
+    printed = call("select")
+    assert "/submission.csv" in printed
+    assert "moved" not in printed
+    (tmp_path / "moved").mkdir()
+    for run in RUNS:
+        (tmp_path / run / "submission.csv").rename(tmp_path / f"moved/{run.removeprefix('models/')}.csv")
+    assert "combine moved/seed" in call("select")
+    for path in (tmp_path / "moved").iterdir():
+        path.write_text("another")
+    printed = call("select")
+    assert "src.ensemble combine" not in printed
+    again = "remove what is left of its submission.csv and repeat: python train_mrr.py --seed 1"
+    assert re.search(rf"models/seed\d: its submission is gone or has changed, .*; {re.escape(again)}\n", printed)
 
 
 def change_record(folder, **values):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -10,9 +11,9 @@ from src.common.files import InputError, read_json, write_json
 from src.common.paths import TRAIN_NPZ
 from src.data.pairs import open_pairs, save_pairs
 from src.data.splits import validation_images
-from src.ensembles.evaluation import comparison, measure_runs, paired_difference
+from src.ensembles.evaluation import Measured, comparison, measure_runs, paired_difference
 from src.ensembles.held_out import common_images, finished_runs, open_part, unseen_captions
-from src.ensembles.selection import choosing_half, forward_selection, select
+from src.ensembles.selection import Selection, choosing_half, forward_selection, select
 from src.training.inputs import OnDevice
 from src.training.metrics import mrr, retrieval_ranks
 from src.training.model import load_translator
@@ -202,6 +203,19 @@ class TestSelection:
             for column, half in (("MRR, choosing half", choosing), ("MRR, other half", other)):
                 expected = brute_force_mrr(np.mean(predictions_of(first, half), axis=0), half)
                 assert row[column] == pytest.approx(expected, abs=1e-12)
+
+    @pytest.mark.parametrize(("other_half", "recommended"), [((0.5, 0.7, 0.6), 2), ((0.5, 0.5, 0.6), 3)])
+    def test_all_are_recommended_if_the_selected_are_no_better_on_the_other_half(
+        self, make_run, other_half, recommended
+    ):
+        runs = taken([make_run(seed, split_seed=0) for seed in (1, 2, 3)])
+        part = open_part(TRAIN_NPZ, runs, CPU)
+        curve = pd.DataFrame({"MRR, choosing half": [0.5, 0.7, 0.6]})
+        means = [Measured("", "1", part, np.full((len(part), 4), value)) for value in other_half]
+        selection = Selection(runs, curve, means)
+        assert selection.count == 2
+        assert selection.gain.value == pytest.approx(other_half[1] - other_half[2])
+        assert selection.recommended == runs[:recommended]
 
     def scores(self, predictions, gallery, target):
         return mrr(retrieval_ranks(sum(predictions), gallery, target))
