@@ -9,6 +9,7 @@ The ensembles of the inventory have scripts of their own: ensemble_combine_CSVs_
 
 import argparse
 import inspect
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -50,9 +51,8 @@ def main(argv: list[str] | None = None) -> None:
     how.add_argument("--out-of-fold", action="store_true", help="predict a caption by runs that never saw its image")
     select.add_argument("--normalize", "--normalise", action="store_true", help="average unit vectors")
     select.add_argument("--seed", type=int, default=0, help="of the halving of the images: one half chooses")
-    select.add_argument(
-        "--plot", type=Path, default=MODELS_DIR / "selection_curve.png", metavar="PNG", help="the curve"
-    )
+    plot = "the curve (default: selection_curve.png in the folder of the runs)"
+    select.add_argument("--plot", type=Path, metavar="PNG", help=plot)
     args = parser.parse_args(argv)
     args.function(args)
 
@@ -108,10 +108,10 @@ def evaluate_runs(args: argparse.Namespace) -> None:
     are a tenth of all runs, so the figure is that of a smaller ensemble. The gallery is all images that are measured.
     """
     from src.ensembles.evaluation import comparison, measure_runs
-    from src.ensembles.held_out import finished_runs, open_part, unseen_captions
+    from src.ensembles.held_out import describe_left_out, finished_runs, open_part, unseen_captions
     from src.training.machine import find_device
 
-    runs, others = finished_runs(args.runs), finished_runs(args.against)
+    (runs, left_out), (others, _) = finished_runs(args.runs), finished_runs(args.against)
     part = open_part(args.on, [*runs, *others], find_device(args.device), out_of_fold=args.out_of_fold)
     unseen_Rn = unseen_captions(runs, part)
     settings = {
@@ -122,6 +122,8 @@ def evaluate_runs(args: argparse.Namespace) -> None:
         "device": part.of.device,
     }
     print_settings(f"Measuring {len(runs)} runs", settings)
+    for line in describe_left_out(left_out):
+        print(line)
     singles, means = measure_runs(runs, part, unseen_Rn)
     measured = [*singles, *means]
     reference = means[0] if args.out_of_fold and means else max(singles, key=lambda single: single.mrr)
@@ -143,13 +145,15 @@ def select_runs(args: argparse.Namespace) -> None:
     2004). The curve goes on to the mean of all runs; its highest point is what is selected.
 
     A choice flatters itself on the captions that it was made on. So half of the images choose, and the figures to
-    believe are those of the other half; the gallery is all of them for both, as for `evaluate`.
+    believe are those of the other half; the gallery is all of them for both, as for `evaluate`. If on that half the
+    mean of all runs is as good as that of the selected, all are recommended.
     """
-    from src.ensembles.held_out import finished_runs, open_part
+    from src.ensembles.held_out import describe_left_out, finished_runs, open_part
     from src.ensembles.selection import choosing_half, plot_selection, select
     from src.training.machine import find_device
+    from src.training.runs import SUBMISSION
 
-    runs = finished_runs(args.runs)
+    runs, left_out = finished_runs(args.runs)
     if len(runs) < 2:
         raise InputError(f"{runs[0].folder}: is the only finished run; there is nothing to select from")
     part = open_part(args.on, runs, find_device(args.device))
@@ -163,23 +167,42 @@ def select_runs(args: argparse.Namespace) -> None:
         "device": part.of.device,
     }
     print_settings(f"Selecting among {len(runs)} runs", settings)
+    for line in describe_left_out(left_out):
+        print(line)
     selection = select(runs, part, chooses_n, normalize=args.normalize)
     print_table(selection.curve)
-    plot_selection(selection, args.plot)
-    files = [run.submission for run in selection.order[: selection.count]]
-    output = [*["--normalize"] * args.normalize, "--output", "submission_ensemble_selected.csv"]
-    mean = selection.means[selection.count - 1]
-    gain = mean.over(selection.means[-1])
+    plot = args.plot or common_folder(args.runs) / "selection_curve.png"
+    plot_selection(selection, plot)
+    mean, gain, averaged = selection.means[selection.count - 1], selection.gain, selection.recommended
     summary = {
         "MRR, other half": f"{mean.mrr:.4f}",
         "over the best single": f"{mean.over(selection.means[0])} (95% interval)",
         "over the mean of all": f"{gain} (95% interval)",
-        "curve": args.plot,
-        "average them with": f"python -m src.ensemble combine {shlex.join([*files, *output])}",
+        "curve": plot,
     }
+    files = [run.submission for run in averaged]
+    lacking = [run for run, file in zip(averaged, files, strict=True) if file is None]
+    if not lacking:
+        flags = [*["--normalize"] * args.normalize, "--output", "submission_ensemble_selected.csv"]
+        command = shlex.join(["python", "-m", "src.ensemble", "combine", *map(str, files), *flags])
+        summary["average them with" if len(averaged) == selection.count else "average all with"] = command
     print_settings(f"{selection.count} of {len(runs)} runs selected", summary)
-    if selection.count < len(runs) and gain.low <= 0:
-        print("On the other half these are not better than the mean of all runs: the choice may be chance.")
+    if len(averaged) > selection.count:
+        print("On the other half the selected runs are not better than the mean of all: average all.")
+    elif selection.count < len(runs) and gain.low <= 0:
+        print("On the other half they are not clearly better than the mean of all: the choice may be chance.")
+    for run in lacking:
+        command = run.record.provenance.command
+        again = f"python {command}" if command else "what trained it"
+        reason = "its submission is gone or has changed, so they cannot be averaged yet"
+        print(f"{run.folder}: {reason}; remove what is left of its {SUBMISSION} and repeat: {again}")
+
+
+def common_folder(paths: Sequence[Path]) -> Path:
+    """The folder itself, if one is given; else the one that all are in."""
+    if any(path.is_absolute() for path in paths):
+        paths = [path.absolute() for path in paths]
+    return Path(os.path.commonpath(paths))
 
 
 def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -> None:

@@ -3,7 +3,8 @@
 Shapes: M images of the pairs to measure on; n captions of a part; V image width, R runs.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.common.files import InputError
+from src.common.files import InputError, sha256
 from src.data.npz import open_npz
 from src.data.pairs import Pairs, fingerprint, open_pairs
 from src.data.splits import validation_images
 from src.training.inputs import OnDevice, Part
 from src.training.model import load_translator, translate
 from src.training.runs import BEST_MRR, SUBMISSION, RunRecord, State, recorded_runs
+
+SEARCH_JOURNAL = "journal.log"  # a search's folder holds it beside the trials
+ON_A_PART = " without "  # in the fingerprint of data that are a part of a file
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +37,13 @@ class Run:
         return self.record.results.mrr
 
     @property
-    def submission(self) -> str:
-        return self.record.submission.path if self.record.submission else str(self.folder / SUBMISSION)
+    def submission(self) -> Path | None:
+        """The file that it predicted, where that still is as it was recorded."""
+        recorded, own = self.record.submission, self.folder / SUBMISSION
+        if recorded is None:
+            return own if own.is_file() else None
+        files = (Path(recorded.path), own)
+        return next((file for file in files if file.is_file() and sha256(file) == recorded.sha256), None)
 
     def held_out(self, on: Pairs) -> np.ndarray:
         """Which images of `on` the run did not train on, (M,) bool. Raises InputError if that cannot be told.
@@ -52,6 +61,8 @@ class Run:
         """The names in a file that the run read, known by its recorded fingerprint."""
         if on.source and recorded == fingerprint(on.source):
             return on.image_names
+        if recorded and ON_A_PART in recorded:
+            raise InputError(f"{self.folder}: trained on a part of {path} ({recorded}), so it cannot be measured")
         if not Path(path).is_file() or recorded != fingerprint(path):
             raise InputError(f"{self.folder}: its {path} is gone or has changed, so what it trained on is not known")
         with open_npz(path) as archive:
@@ -62,15 +73,50 @@ class Run:
         return translate(load_translator(self.folder / BEST_MRR, part.of.device, of=part.of.pairs), part.text_nT)
 
 
-def finished_runs(folders: Sequence[Path]) -> list[Run]:
-    """The finished runs in and below `folders`, each once. Raises InputError for a folder without one."""
+def finished_runs(folders: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
+    """The finished runs in and below `folders`, each once; and what was left out of these, with the reason.
+
+    A trial of a search is taken only where its folder or the search's is given. Raises InputError for a folder without
+    a run to take.
+    """
     runs: dict[Path, Run] = {}
+    left_out: dict[Path, str] = {}
     for folder in folders:
-        found = [Run(path, record) for path, record in recorded_runs(folder) if record.status == State.FINISHED]
-        if not found:
-            raise InputError(f"{folder}: holds no finished run")
-        runs |= {run.folder.resolve(): run for run in found}
-    return list(runs.values())
+        if folder.is_file():
+            left_out[folder] = "a file, not a folder of runs"
+            continue
+        found = [Run(path, record) for path, record in recorded_runs(folder)]
+        reasons = {run.folder: reason for run in found if (reason := _reason_to_leave_out(run, folder))}
+        if len(reasons) == len(found):
+            raise InputError("; ".join([f"{folder}: holds no finished run", *describe_left_out(reasons)]))
+        runs |= {run.folder.resolve(): run for run in found if run.folder not in reasons}
+        left_out |= reasons
+    if folders and not runs:
+        raise InputError("; ".join(["no finished run", *describe_left_out(left_out)]))
+    return list(runs.values()), {path: reason for path, reason in left_out.items() if path.resolve() not in runs}
+
+
+def _reason_to_leave_out(run: Run, given: Path) -> str | None:
+    """Why a run below the folder that was given is not taken; one that was given itself need only be finished."""
+    search = run.folder.parent
+    if run.folder != given and search != given and (search / SEARCH_JOURNAL).is_file():
+        return "trial of a search"
+    if run.record.status != State.FINISHED:
+        return run.record.status
+    if run.folder != given and ON_A_PART in run.record.data.train_fingerprint:
+        return "trained on a part of the data"
+    return None
+
+
+def describe_left_out(left_out: Mapping[Path, str]) -> list[str]:
+    """A line for each reason and folder that holds what was left out for it."""
+    groups: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    for path, reason in left_out.items():
+        groups[path.parent, reason].append(path)
+    return [
+        f"left out: {paths[0] if len(paths) == 1 else f'{len(paths)} runs in {parent}'} ({reason})"
+        for (parent, reason), paths in groups.items()
+    ]
 
 
 def open_part(path: Path, runs: Sequence[Run], device: torch.device, *, out_of_fold: bool = False) -> Part:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from src.common.files import atomic_path
 from src.data.splits import image_folds
-from src.ensembles.evaluation import Measured
+from src.ensembles.evaluation import Difference, Measured
 from src.ensembles.held_out import Run
 from src.training.inputs import Part
 from src.training.metrics import mrr, retrieval_ranks
@@ -39,6 +39,16 @@ class Selection:
     def count(self) -> int:
         """How many runs are selected: those up to the curve's highest point."""
         return int(self.curve[CHOOSING].argmax()) + 1
+
+    @property
+    def gain(self) -> Difference:
+        """Of the mean of the selected runs over the mean of all, on the other half."""
+        return self.means[self.count - 1].over(self.means[-1])
+
+    @property
+    def recommended(self) -> list[Run]:
+        """The selected runs; all, if the selected are no better on the other half."""
+        return self.order[: self.count] if self.gain.value > 0 else self.order
 
 
 def choosing_half(part: Part, seed: int) -> Tensor:

@@ -2,11 +2,12 @@
 
 import re
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from src.common.files import InputError
+from src.common.files import InputError, read_json, sha256, write_json
 from src.common.paths import TRAIN_NPZ
 from src.data.pairs import open_pairs
 from src.data.splits import validation_images
@@ -92,10 +93,13 @@ def test_select_prints_the_command_that_averages_what_it_chose(common_split, cal
     count = 1 + int(np.argmax([choosing for _, choosing, _ in curve]))
     assert f"{count} of 3 runs selected" in printed
     assert re.search(rf"MRR, other half +{curve[count - 1][2]:.4f}\n", printed)
-    low = float(re.search(r"over the mean of all +\S+ \[(\S+),", printed)[1])
-    assert ("the choice may be chance" in printed) == (count < 3 and low <= 0)
-    command = shlex.split(re.search(r"average them with +(.+)", printed)[1])
-    files = [f"{run}/submission.csv" for run, _, _ in curve[:count]]
+    gain, low = map(float, re.search(r"over the mean of all +(\S+) \[(\S+),", printed).groups())
+    all_are_as_good = count < 3 and gain <= 0
+    assert ("not better than the mean of all: average all" in printed) == all_are_as_good
+    assert ("the choice may be chance" in printed) == (count < 3 and low <= 0 < gain)
+    label = "average all with" if all_are_as_good else "average them with"
+    command = shlex.split(re.search(rf"{label} +(.+)", printed)[1])
+    files = [f"{run}/submission.csv" for run, _, _ in curve[: 3 if all_are_as_good else count]]
     output = "submission_ensemble_selected.csv"
     assert command == ["python", "-m", "src.ensemble", "combine", *files, *flags, "--output", output]
     call(*command[3:])
@@ -103,6 +107,84 @@ def test_select_prints_the_command_that_averages_what_it_chose(common_split, cal
     if flags:
         vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
     np.testing.assert_allclose(read_submission(output).embeddings, vectors.mean(axis=0), rtol=1e-5, atol=1e-6)
+
+
+def test_the_curve_lies_with_what_it_is_of(common_split, make_run, call, tmp_path):
+    split = tmp_path / "models/common split"
+    split.mkdir()
+    for run in RUNS[:2]:
+        (tmp_path / run).rename(split / run.removeprefix("models/"))
+    printed = call("select", "models/common split")
+    assert re.search(r"curve +models/common split/selection_curve\.png\n", printed)
+    assert "'models/common split/seed" in printed  # can be pasted into a shell
+    call("select", "models/common split/seed1", RUNS[2])
+    call("select", "models/common split/seed1", str(tmp_path / RUNS[2]), "--plot", "own.png")
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.png")) == [
+        Path("models/common split/selection_curve.png"),
+        Path("models/selection_curve.png"),
+        Path("own.png"),
+    ]
+    assert not list((tmp_path / "models").glob("ensemble_*"))
+
+
+def test_select_names_the_submission_as_it_was_recorded(common_split, call, tmp_path):
+    for run in RUNS:
+        file = tmp_path / run / "submission.csv"
+        written = {"path": f"moved/{file.parent.name}.csv", "sha256": sha256(file)}
+        change_record(tmp_path / run, submission=written, command="train_mrr.py --seed 1")
+    printed = call("select")
+    assert "/submission.csv" in printed
+    assert "moved" not in printed
+    (tmp_path / "moved").mkdir()
+    for run in RUNS:
+        (tmp_path / run / "submission.csv").rename(tmp_path / f"moved/{run.removeprefix('models/')}.csv")
+    assert "combine moved/seed" in call("select")
+    for path in (tmp_path / "moved").iterdir():
+        path.write_text("another")
+    printed = call("select")
+    assert "src.ensemble combine" not in printed
+    again = "remove what is left of its submission.csv and repeat: python train_mrr.py --seed 1"
+    assert re.search(rf"models/seed\d: its submission is gone or has changed, .*; {re.escape(again)}\n", printed)
+
+
+def change_record(folder, **values):
+    write_json(folder / "run.json", read_json(folder / "run.json") | values)
+
+
+def test_what_is_no_translator_of_the_same_data_is_left_out_and_named(common_split, make_run, call, tmp_path):
+    models = tmp_path / "models"
+    for seed, place in ((4, "topk_folds/a/fold1"), (5, "topk_folds/a/fold2"), (6, "hpsearch/trial_0006"), (7, "seed7")):
+        made = make_run(seed, split_seed=0)
+        (models / place).parent.mkdir(parents=True, exist_ok=True)
+        made.rename(models / place)
+    for fold in ("fold1", "fold2"):
+        data = read_json(models / "topk_folds/a" / fold / "run.json")["data"]
+        data["train_fingerprint"] += f" without {fold} of 2"
+        change_record(models / "topk_folds/a" / fold, data=data)
+    (models / "hpsearch/journal.log").touch()
+    change_record(models / "seed7", status="running")
+    for command in ("evaluate", "select"):
+        lines = call(command).splitlines()
+        assert [line for line in lines if line.startswith("left out")] == [
+            "left out: models/hpsearch/trial_0006 (trial of a search)",
+            "left out: models/seed7 (running)",
+            "left out: 2 runs in models/topk_folds/a (trained on a part of the data)",
+        ]
+    assert [row for row in rows_of(call("evaluate")) if row.startswith("models/")] == list(RUNS)
+    assert "models/hpsearch/trial_0006" in rows_of(call("evaluate", "models/hpsearch", RUNS[0]))
+    with pytest.raises(InputError, match=r"topk_folds: holds no finished run; left out: 2 runs in .*part of the data"):
+        call("evaluate", "models/topk_folds")
+    with pytest.raises(InputError, match=r"fold1: trained on a part of .*train\.npz \(.* without fold1 of 2\)"):
+        call("evaluate", "models/topk_folds/a/fold1")
+    with pytest.raises(InputError, match=r"seed7: holds no finished run"):
+        call("evaluate", "models/seed7")
+
+
+def test_a_file_among_the_folders_is_left_out(common_split, call, tmp_path):
+    (tmp_path / "models/notes.txt").touch()
+    assert "left out: models/notes.txt (a file, not a folder of runs)" in call("evaluate", *RUNS, "models/notes.txt")
+    with pytest.raises(InputError, match=r"no finished run; left out: models/notes\.txt"):
+        call("evaluate", "models/notes.txt")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -10,9 +11,9 @@ from src.common.files import InputError, read_json, write_json
 from src.common.paths import TRAIN_NPZ
 from src.data.pairs import open_pairs, save_pairs
 from src.data.splits import validation_images
-from src.ensembles.evaluation import comparison, measure_runs, paired_difference
+from src.ensembles.evaluation import Measured, comparison, measure_runs, paired_difference
 from src.ensembles.held_out import common_images, finished_runs, open_part, unseen_captions
-from src.ensembles.selection import choosing_half, forward_selection, select
+from src.ensembles.selection import Selection, choosing_half, forward_selection, select
 from src.training.inputs import OnDevice
 from src.training.metrics import mrr, retrieval_ranks
 from src.training.model import load_translator
@@ -34,6 +35,10 @@ def predictions_of(folders, part) -> list[np.ndarray]:
         return [load_translator(folder / BEST_MRR)(part.text_nT).numpy() for folder in folders]
 
 
+def taken(folders):
+    return finished_runs(folders)[0]
+
+
 def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
@@ -41,30 +46,28 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 class TestWhatARunDidNotSee:
     def test_it_is_the_validation_images_of_its_split(self, make_run):
         on = open_pairs(TRAIN_NPZ)
-        (own,), (given,) = finished_runs([make_run(1)]), finished_runs([make_run(2, split_seed=9)])
+        (own,), (given,) = taken([make_run(1)]), taken([make_run(2, split_seed=9)])
         np.testing.assert_array_equal(own.held_out(on), validation_images(on.image_names, 0.25, 1))
         np.testing.assert_array_equal(given.held_out(on), validation_images(on.image_names, 0.25, 9))
 
     def test_a_filtered_file_has_the_same_split(self, make_run, tmp_path):
         on = open_pairs(TRAIN_NPZ)
         save_pairs(on.select(np.arange(len(on)) % 4 > 0), tmp_path / "filtered.npz")
-        runs = finished_runs(
-            [make_run(1, split_seed=0), make_run(2, split_seed=0, train_npz=tmp_path / "filtered.npz")]
-        )
+        runs = taken([make_run(1, split_seed=0), make_run(2, split_seed=0, train_npz=tmp_path / "filtered.npz")])
         np.testing.assert_array_equal(runs[0].held_out(on), runs[1].held_out(on))
         np.testing.assert_array_equal(common_images(runs, on), runs[0].held_out(on))
 
     def test_with_a_validation_set_of_its_own_it_is_nothing(self, make_run, tmp_path):
         others = tiny_pairs(3, 20)
         save_pairs(replace(others, image_names="other" + others.image_names), tmp_path / "val.npz")
-        (run,) = finished_runs([make_run(1, val_npz=tmp_path / "val.npz")])
+        (run,) = taken([make_run(1, val_npz=tmp_path / "val.npz")])
         assert not run.held_out(open_pairs(TRAIN_NPZ)).any()
         assert run.held_out(open_pairs(tmp_path / "val.npz")).all()
         with pytest.raises(InputError, match="seed1: trained on 60 of the 60 images"):
             common_images([run], open_pairs(TRAIN_NPZ))
 
     def test_it_cannot_be_told_once_the_training_file_has_changed(self, make_run, tmp_path):
-        (run,) = finished_runs([make_run(1)])
+        (run,) = taken([make_run(1)])
         names = open_pairs(TRAIN_NPZ).image_names
         save_pairs(tiny_pairs(1, 50), tmp_path / "other.npz")  # the first 50 of the 60 images
         on = open_pairs(tmp_path / "other.npz")
@@ -79,12 +82,12 @@ class TestWhatARunDidNotSee:
         del record["recipe"]["negatives"]
         record["recipe"]["momentum"] = 0.9
         write_json(path, record)
-        (run,) = finished_runs([path.parent])
+        (run,) = taken([path.parent])
         assert run.held_out(open_pairs(TRAIN_NPZ)).sum() == 15
 
     def test_runs_that_trained_on_each_others_images_are_refused(self, make_run):
         on = open_pairs(TRAIN_NPZ)
-        runs = finished_runs([make_run(1), make_run(2)])
+        runs = taken([make_run(1), make_run(2)])
         validates = [validation_images(on.image_names, 0.25, seed) for seed in (1, 2)]
         seen = (validates[0] & ~validates[1]).sum()
         with pytest.raises(InputError, match=f"seed2: trained on {seen} of the 15 images.*--split-seed.*--out-of-fold"):
@@ -92,14 +95,14 @@ class TestWhatARunDidNotSee:
 
     def test_the_smallest_common_part_is_measured_when_one_held_out_more(self, make_run):
         on = open_pairs(TRAIN_NPZ)
-        runs = finished_runs([make_run(1, split_seed=0, val_fraction=0.5), make_run(2, split_seed=0)])
+        runs = taken([make_run(1, split_seed=0, val_fraction=0.5), make_run(2, split_seed=0)])
         np.testing.assert_array_equal(common_images(runs, on), validation_images(on.image_names, 0.25, 0))
 
 
 class TestMeasuring:
     def test_the_mean_of_runs_is_that_of_brute_force(self, make_run):
         folders = [make_run(seed, split_seed=0) for seed in (1, 2, 3)]
-        runs = finished_runs(folders)
+        runs = taken(folders)
         part = open_part(TRAIN_NPZ, runs, CPU)
         singles, (average, mean, weighted, normalised) = measure_runs(runs, part, unseen_captions(runs, part))
         predictions = predictions_of(folders, part)
@@ -114,7 +117,7 @@ class TestMeasuring:
 
     def test_out_of_fold_uses_only_runs_that_never_saw_the_image(self, make_run):
         folders = [make_run(seed) for seed in (1, 2, 3)]
-        runs, names = finished_runs(folders), open_pairs(TRAIN_NPZ).image_names
+        runs, names = taken(folders), open_pairs(TRAIN_NPZ).image_names
         part = open_part(TRAIN_NPZ, runs, CPU, out_of_fold=True)
         held = [set(names[validation_images(names, 0.25, seed)]) for seed in (1, 2, 3)]
         name_of_caption = names[part.of.pairs.image_of_caption[part.captions]]
@@ -136,7 +139,7 @@ class TestMeasuring:
         assert list(comparison([*singles, average], average)["ΔMRR [95% interval]"]) == ["-"] * 3 + ["reference"]
 
     def test_a_run_that_saw_all_images_is_named(self, make_run):
-        runs = finished_runs([make_run(1), make_run(2)])
+        runs = taken([make_run(1), make_run(2)])
         on = OnDevice(open_pairs(TRAIN_NPZ), CPU)
         seen_by_2 = on.part(~runs[1].held_out(on.pairs))
         with pytest.raises(InputError, match=r"seed2: trained on all images of .*train\.npz; leave it out"):
@@ -145,7 +148,7 @@ class TestMeasuring:
     def test_other_widths_are_refused(self, make_run, tmp_path):
         pairs = tiny_pairs(1, 60)
         save_pairs(replace(pairs, image_embeddings=pairs.image_embeddings[:, 1:]), tmp_path / "narrow.npz")
-        runs = finished_runs([make_run(1)])
+        runs = taken([make_run(1)])
         part = open_part(tmp_path / "narrow.npz", runs, CPU)
         with pytest.raises(InputError, match=r"translates widths \(8, 12\)"):
             measure_runs(runs, part, unseen_captions(runs, part))
@@ -186,7 +189,7 @@ class TestDifferences:
 
 class TestSelection:
     def test_half_of_the_images_choose_and_the_others_report(self, make_run):
-        runs = finished_runs([make_run(seed, split_seed=0, val_fraction=0.5) for seed in (1, 2, 3)])
+        runs = taken([make_run(seed, split_seed=0, val_fraction=0.5) for seed in (1, 2, 3)])
         part = open_part(TRAIN_NPZ, runs, CPU)
         chooses_n = choosing_half(part, 0)
         choosing, other = (replace(part, captions=part.captions[mask]) for mask in (chooses_n, ~chooses_n))
@@ -200,6 +203,19 @@ class TestSelection:
             for column, half in (("MRR, choosing half", choosing), ("MRR, other half", other)):
                 expected = brute_force_mrr(np.mean(predictions_of(first, half), axis=0), half)
                 assert row[column] == pytest.approx(expected, abs=1e-12)
+
+    @pytest.mark.parametrize(("other_half", "recommended"), [((0.5, 0.7, 0.6), 2), ((0.5, 0.5, 0.6), 3)])
+    def test_all_are_recommended_if_the_selected_are_no_better_on_the_other_half(
+        self, make_run, other_half, recommended
+    ):
+        runs = taken([make_run(seed, split_seed=0) for seed in (1, 2, 3)])
+        part = open_part(TRAIN_NPZ, runs, CPU)
+        curve = pd.DataFrame({"MRR, choosing half": [0.5, 0.7, 0.6]})
+        means = [Measured("", "1", part, np.full((len(part), 4), value)) for value in other_half]
+        selection = Selection(runs, curve, means)
+        assert selection.count == 2
+        assert selection.gain.value == pytest.approx(other_half[1] - other_half[2])
+        assert selection.recommended == runs[:recommended]
 
     def scores(self, predictions, gallery, target):
         return mrr(retrieval_ranks(sum(predictions), gallery, target))
