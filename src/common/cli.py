@@ -1,6 +1,7 @@
 """What every command line shares: its looks, errors as one line, flags for the device, the opening lines."""
 
 import argparse
+import difflib
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,10 +19,39 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of a script or, by `add_subparsers`, of one of its commands; `description` is the module's docstring."""
+    """A parser of a script or, by `add_subparsers`, of one of its commands; `description` is the module's docstring.
+
+    Flags are typed in full. A wrong command line ends with two lines, the second of which names the help.
+    """
 
     def __init__(self, description: str | None = None, **options: Any) -> None:
-        super().__init__(description=description, formatter_class=HelpFormatter, **options)
+        super().__init__(description=description, formatter_class=HelpFormatter, allow_abbrev=False, **options)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, but tell the flags that come near to unknown ones."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            known = _flags(self)
+            flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+            near = [match for flag in flags if flag not in known for match in difflib.get_close_matches(flag, known, 1)]
+            hint = f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        status = _fail(message)
+        print(f"see: {self.prog} --help", file=sys.stderr)
+        sys.exit(status)
+
+
+def _flags(parser: argparse.ArgumentParser) -> list[str]:
+    """Every flag of a parser and of its commands."""
+    flags: list[str] = []
+    for action in parser._actions:
+        flags += action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            flags += [flag for command in action.choices.values() for flag in _flags(command)]
+    return flags
 
 
 def run_main(main: Callable[[], int | None]) -> NoReturn:

@@ -62,6 +62,44 @@ def test_help_keeps_the_docstring_as_it_was_typed_in_commands_too():
     assert "Check it.\n\n    python check\n" in command.format_help()
 
 
+def make_parser():
+    parser = Parser(prog="tool")
+    parser.add_argument("--verbose", action="store_true")
+    commands = parser.add_subparsers(required=True)
+    commands.add_parser("train").add_argument("--seeds", type=int)
+    commands.add_parser("check").add_argument("--data")
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("words", "reason", "prog"),
+    [
+        ("train --seed 5", "unrecognized arguments: --seed 5; did you mean --seeds?", "tool"),
+        ("train --seed=5", "unrecognized arguments: --seed=5; did you mean --seeds?", "tool"),
+        ("--verbos train", "unrecognized arguments: --verbos; did you mean --verbose?", "tool"),
+        ("train --seed 5 --dat x", "unrecognized arguments: --seed 5 --dat x; did you mean --seeds, --data?", "tool"),
+        ("check --seeds 5", "unrecognized arguments: --seeds 5", "tool"),  # a flag, but of another command
+        ("check --zzz more", "unrecognized arguments: --zzz more", "tool"),
+        ("train --seeds many", "argument --seeds: invalid int value: 'many'", "tool train"),
+        ("tran", "argument {train,check}: invalid choice: 'tran' (choose from ", "tool"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_two_lines(words, reason, prog, capsys):
+    with pytest.raises(SystemExit) as end:
+        make_parser().parse_args(words.split())
+    assert end.value.code == 2
+    told, see = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"error: {reason}")
+    assert told == f"error: {reason}" or reason.endswith("(choose from ")
+    assert see == f"see: {prog} --help"
+
+
+def test_a_reason_of_several_lines_is_told_in_one(capsys):
+    with pytest.raises(SystemExit):
+        Parser(prog="tool").error("this\n  and that")
+    assert capsys.readouterr().err == "error: this and that\nsee: tool --help\n"
+
+
 def test_help_tells_every_default_once():
     parser = Parser()
     parser.add_argument("--lr", default=0.5, help="rate")
