@@ -158,13 +158,12 @@ def test_the_notebook_runs_from_top_to_bottom_without_hands(run_script, sample, 
         "OUTPUT_DIR": tmp_path / "out",
         "MODELS_DIR": tmp_path / "models",
         "TOP_K": 30,
-        "FOLDS": 2,
         "REVIEW_CAPTIONS": "17 5",
     }
     given = [part for name, value in parameters.items() for part in ("-p", name, value)]
-    changes = ("-y", "{FOLD_CHANGES: {hidden_dim: 32, epochs: 3}}")
+    folds = ("-y", "{FOLDS: 2, FOLD_CHANGES: {hidden_dim: 32, epochs: 3}}")
     environment = {"IPYTHONDIR": str(tmp_path / "ipython")}
-    result = run_script("-m", "papermill", NOTEBOOK, tmp_path / "executed.ipynb", *given, *changes, env=environment)
+    result = run_script("-m", "papermill", NOTEBOOK, tmp_path / "executed.ipynb", *given, *folds, env=environment)
     assert result.returncode == 0, result.stderr
     outputs = outputs_of(nbformat.read(tmp_path / "executed.ipynb", 4))
     assert sum("image/jpeg" in output.get("data", {}) for output in outputs) == 3
@@ -176,6 +175,12 @@ def test_the_notebook_runs_from_top_to_bottom_without_hands(run_script, sample, 
     assert not keep_list.keep[raw.caption_ids == 5].any()
     assert len(open_pairs(tmp_path / "out/train_folds2_clean_top30.npz")) == keep_list.keep.sum()
     assert len(open_pairs(tmp_path / "out/train_folds2_suspect_top30.npz")) == (~keep_list.keep).sum()
+
+    result = run_script("-m", "papermill", NOTEBOOK, tmp_path / "again.ipynb", *given, env=environment)
+    assert result.returncode == 0, result.stderr
+    opening = outputs_of(nbformat.read(tmp_path / "again.ipynb", 4))[0].text
+    assert "2 models that did not see the image" in opening
+    assert "of these pairs by the same model: there already" in opening
 
 
 def test_the_committed_notebook_reads_well_on_the_web():
