@@ -97,6 +97,9 @@ def summarize_ranks(ranks_N: Tensor) -> dict[str, float]:
 def challenge_protocol(prediction_NV: Tensor, gallery_MV: Tensor, target_N: Tensor) -> dict[str, float]:
     """What the leaderboard computes: captions in order, in groups of 100 with the 100 images of the group.
 
+    Captions left over at the end rank among the images of the last 100 captions, so that every caption ranks 100.
+    Fewer than 100 captions in all are one group, which flatters: they rank fewer images.
+
     Scores are dot products with the raw image embeddings; only the best 99 count and a miss is 0. Several captions
     of one image in a group bring as many copies of it: to another caption each is one more wrong image, to their
     own captions it is found at any of them. Arguments as for `retrieval_ranks`, the captions in the file's order.
@@ -104,10 +107,14 @@ def challenge_protocol(prediction_NV: Tensor, gallery_MV: Tensor, target_N: Tens
     """
     prediction_NV, gallery_MV = _check_finite(prediction_NV), gallery_MV.float()
     ranks = []
-    for query, target in zip(prediction_NV.split(PROTOCOL_GROUP), target_N.split(PROTOCOL_GROUP), strict=True):
-        score = query @ gallery_MV[target].T
+    for start in range(0, max(len(target_N), 1), PROTOCOL_GROUP):
+        first = max(0, min(start, len(target_N) - PROTOCOL_GROUP))
+        group = slice(first, first + PROTOCOL_GROUP)
+        target = target_N[group]
+        score = prediction_NV[group] @ gallery_MV[target].T
         copies = (target[:, None] == target).fill_diagonal_(False)
-        ranks.append(ranks_of(score.masked_fill(copies, -torch.inf), torch.arange(len(target), device=target.device)))
+        group_ranks = ranks_of(score.masked_fill(copies, -torch.inf), torch.arange(len(target), device=target.device))
+        ranks.append(group_ranks[start - first :])  # those before are counted already
     ranks_N = torch.cat(ranks)
     recalls = {f"challenge_recall_at_{k}": recall_at_k(ranks_N, k) for k in (1, 3, 5, 10, 50)}
     return {

@@ -183,14 +183,17 @@ def test_the_regression_loss_is_smooth_l1_to_the_own_image():
 
 
 def explicit_protocol(prediction, gallery, target):
-    """The challenge protocol in loops and float64: captions in order, groups of 100, the group's raw images."""
+    """The challenge protocol in loops and float64: captions in order, groups of 100, the group's raw images. The last
+    group is filled up with captions before it."""
     prediction, gallery, target = prediction.double().numpy(), gallery.double().numpy(), target.tolist()
     ranks = []
     for start in range(0, len(target), 100):
-        group = target[start : start + 100]
-        for position, own in enumerate(group):
+        end = min(start + 100, len(target))
+        group = target[max(end - 100, 0) : end]
+        for position in range(len(group) - (end - start), len(group)):
+            own = group[position]
             scores = [
-                float(np.dot(prediction[start + position], gallery[image]))
+                float(np.dot(prediction[end - len(group) + position], gallery[image]))
                 for other, image in enumerate(group)
                 if image != own or other == position  # another copy of the own image is no wrong one
             ]
@@ -203,7 +206,7 @@ def explicit_protocol(prediction, gallery, target):
     }
 
 
-@pytest.mark.parametrize("captions", [30, 100, 250])
+@pytest.mark.parametrize("captions", [30, 100, 101, 250])
 def test_the_protocol_is_the_loops_with_one_caption_an_image(captions):
     prediction, gallery, _ = random_problem(captions=captions, images=captions)
     target = torch.randperm(captions, generator=torch.Generator().manual_seed(2))
@@ -227,6 +230,15 @@ def test_groups_follow_the_files_order():
     mixed = torch.arange(200).view(2, 100).T.reshape(-1)  # 0, 100, 1, 101, …
     assert challenge_protocol(prediction[mixed], gallery, target[mixed])["challenge_mrr"] == 0.5
     assert retrieval_ranks(prediction, gallery, target).tolist() == [2] * 200
+
+
+def test_captions_left_over_rank_as_many_images_as_the_others():
+    """Each caption prefers the image 50 places before its own. The last ten alone would not meet it."""
+    prediction = torch.eye(110) + 2 * torch.eye(110).roll(-50, dims=1)
+    prediction[:50, 60:] = 0.0  # the first 50 have none before them
+    measured = challenge_protocol(prediction, torch.eye(110), torch.arange(110))
+    assert measured["challenge_mrr"] == pytest.approx((50 * 1 + 60 * 1 / 2) / 110)
+    assert challenge_protocol(prediction[100:], torch.eye(110), torch.arange(100, 110))["challenge_mrr"] == 1
 
 
 def test_dot_products_favour_long_images():
