@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.common.cli import Parser, add_device_argument, print_settings, run_main
-from src.common.files import InputError, require_file
+from src.common.files import InputError, require_file, try_outputs
 from src.common.paths import CLIP_NPZ, MODELS_DIR, TRAIN_NPZ
 from src.ensembles.members import Ensemble, Member, member_files
 from src.flags import add_job_arguments, add_recipe_arguments, data_paths, override
 from src.training.recipe import RECIPES, describe_recipe, load_recipe
+from src.training.runs import RUN_JSON
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,8 +71,7 @@ def combine_files(args: argparse.Namespace) -> None:
     from src.data.submissions import write_submission
     from src.ensembles.averaging import average, recorded_mrrs
 
-    if args.output.resolve() in [file.resolve() for file in args.files]:
-        raise InputError(f"{args.output}: is one of the files to average; choose another --output")
+    try_outputs([args.output], args.files)
     weights, weighting = [1.0] * len(args.files), "uniform"
     if args.weights == "mrr":
         weights = recorded_mrrs(args.files, args.models_dir)
@@ -156,6 +156,8 @@ def select_runs(args: argparse.Namespace) -> None:
     runs, left_out = finished_runs(args.runs)
     if len(runs) < 2:
         raise InputError(f"{runs[0].folder}: is the only finished run; there is nothing to select from")
+    plot = args.plot or common_folder(args.runs) / "selection_curve.png"
+    try_outputs([plot], [args.on])
     part = open_part(args.on, runs, find_device(args.device))
     chooses_n = choosing_half(part, args.seed)
     halves = f"{chooses_n.sum():,} choose, {(~chooses_n).sum():,} report"
@@ -171,7 +173,6 @@ def select_runs(args: argparse.Namespace) -> None:
         print(line)
     selection = select(runs, part, chooses_n, normalize=args.normalize)
     print_table(selection.curve)
-    plot = args.plot or common_folder(args.runs) / "selection_curve.png"
     plot_selection(selection, plot)
     mean, gain, averaged = selection.means[selection.count - 1], selection.gain, selection.recommended
     summary = {
@@ -232,8 +233,10 @@ def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -
     data = open_training_data(paths, machine.device)
     members = ensemble.members(*dict.fromkeys(args.seeds))
     tasks = [plan(replace(recipe, seed=member.seed), data, args.models_dir / member.run_name) for member in members]
+    given_up = ensemble.given_up(recipe)
     settings = {
         "recipe": describe_recipe(recipe, replace(base, name=args.recipe or own.name)),
+        **({"without its own": f"{given_up}, which make this script's models different"} if given_up else {}),
         "split": "by each seed" if recipe.split_seed is None else f"common, by seed {recipe.split_seed}",
         "seeds": " ".join(str(member.seed) for member in members),
         "device, precision": machine,
@@ -241,6 +244,8 @@ def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -
     }
     print_settings(f"Training {len(members)} ensemble members", describe_data(paths, data) | settings)
     if not args.dry_run:
+        outputs = [task.run_dir / RUN_JSON for task in tasks]
+        try_outputs(outputs, (paths.train_npz, paths.keep_list, paths.val_npz, paths.test_npz))
         tasks = [carry_out(task, data, machine) for task in tqdm(tasks, desc="members", unit="member", position=0)]
     table = tabulate(tasks)
     print_table(table)

@@ -2,12 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from src.common.files import InputError
 from src.common.paths import MODELS_DIR
-from src.training.recipe import Recipe
+from src.training.recipe import BASELINE, Recipe
 from src.training.runs import SUBMISSION, folder_name
 
 
@@ -28,6 +28,14 @@ class Ensemble:
     def members(self, *seeds: int) -> tuple["Member", ...]:
         """The members of these seeds; of all seeds if none is given."""
         return tuple(Member(self, seed) for seed in seeds or self.reference_mrr)
+
+    def given_up(self, recipe: Recipe) -> str:
+        """What makes these models different from those of other scripts, their length apart, and `recipe` has not, as
+        "batch_size=5000, optimizer=adamw"."""
+        own = asdict(self.recipe).items()
+        distinct = {name: value for name, value in own if value != getattr(BASELINE, name)}
+        lost = [name for name in distinct if name not in ("name", "epochs") and getattr(recipe, name) != distinct[name]]
+        return ", ".join(f"{name}={distinct[name]}" for name in lost)
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def test_weights_by_mrr_come_from_the_run_that_wrote_the_file(files, tmp_path):
 
 def test_the_output_is_none_of_the_inputs(files):
     before = files[1].read_bytes()
-    with pytest.raises(InputError, match="is one of the files to average"):
+    with pytest.raises(InputError, match="is read, so it cannot be written"):
         combine(*files, "--output", files[1])
     assert files[1].read_bytes() == before
 

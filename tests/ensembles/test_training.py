@@ -108,6 +108,22 @@ def test_by_another_recipe_a_member_keeps_the_name_by_which_it_is_combined(proje
         train(raw, "--recipe", "unknown")
 
 
+def test_what_another_recipe_takes_from_a_script_is_said(project, capsys):
+    """By the same recipe two scripts would train the same models without a word."""
+    for script, more, said in (
+        (clip_adamw, (), "batch_size=5000, weight_decay=0.01, which make this script's models different"),
+        (clip_adamw, ("--batch-size", 5000), "without its own    weight_decay=0.01, which"),
+        (clip, (), ""),
+        (raw, (), ""),
+    ):
+        train(script, "--recipe", "compact", "--dry-run", *more)
+        printed = capsys.readouterr().out
+        assert said in printed
+        assert ("without its own" in printed) == bool(said)
+    train(clip_adamw, "--dry-run")
+    assert "without its own" not in capsys.readouterr().out
+
+
 def test_a_renamed_script_trains_its_seeds(project, capsys):
     shutil.copy(REPO / "train_mrr_Ensemble_old_dataset.py", project / "mine.py")
     mine = runpy.run_path(str(project / "mine.py"))
