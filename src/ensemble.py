@@ -69,9 +69,10 @@ def add_combine_arguments(parser: argparse.ArgumentParser, output: Path | None =
 def combine_files(args: argparse.Namespace) -> None:
     """The mean of submissions, from CSV files alone: caption by caption, in the order of the first file."""
     from src.data.submissions import write_submission
-    from src.ensembles.averaging import average, recorded_mrrs
+    from src.ensembles.averaging import average, recorded_mrrs, refuse_twice
 
     try_outputs([args.output], args.files)
+    refuse_twice(args.files)
     weights, weighting = [1.0] * len(args.files), "uniform"
     if args.weights == "mrr":
         weights = recorded_mrrs(args.files, args.models_dir)
@@ -131,8 +132,11 @@ def evaluate_runs(args: argparse.Namespace) -> None:
         singles, means = measure_runs(others, part, unseen_captions(others, part), prefix="against: ")
         reference = means[1] if means else singles[0]  # the mean comes after the average
         measured += [*singles, *means]
-    print_table(comparison(measured, reference))
+    print_table(comparison([each for each in measured if not each.partial], reference))
     print(f"Differences are from: {reference.label} (n = {reference.count})")
+    if partial := [each for each in measured if each.partial]:
+        print("\nSingle runs, each on the captions that it did not train on; the gallery is the same:")
+        print_table(comparison(partial))
 
 
 def select_runs(args: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from src.common.files import InputError, sha256
+from src.common.files import InputError, require_file, sha256
 from src.data.submissions import read_submission
 from src.training.runs import runs_by_submission
 
@@ -39,6 +39,16 @@ def average(
             embeddings_NV /= norm_N[:, None]
         total_NV += weight * embeddings_NV
     return caption_ids, (total_NV / sum(weights)).astype(np.float32)
+
+
+def refuse_twice(files: Sequence[Path]) -> None:
+    """Raises InputError if a file is given twice, or another with the same contents: its weight would be doubled."""
+    seen: dict[str, Path] = {}
+    for file in files:
+        digest = sha256(require_file(file))
+        if digest in seen:
+            raise InputError(f"{file}: the same submission as {seen[digest]}; give it once")
+        seen[digest] = file
 
 
 def recorded_mrrs(files: Sequence[Path], models_dir: Path) -> list[float]:

@@ -65,6 +65,11 @@ class Measured:
     def mrr(self) -> float:
         return float(np.nanmean(self.per_caption[:, 0]))
 
+    @property
+    def partial(self) -> bool:
+        """Whether some captions of the part are not predicted."""
+        return bool(np.isnan(self.per_caption).any())
+
     def over(self, other: "Measured") -> Difference:
         """MRR − MRR of `other`, on the captions that both predict."""
         return paired_difference(self.per_caption[:, 0], other.per_caption[:, 0], self.part.target_n.cpu().numpy())
@@ -124,21 +129,15 @@ def measure_runs(
     return singles, together
 
 
-def comparison(measured: Sequence[Measured], reference: Measured) -> pd.DataFrame:
-    """A row each: the measures and, where all captions are predicted, the difference from `reference`."""
-    return pd.DataFrame(
-        {
-            "n": each.count,
-            "runs": each.label,
-            **dict(zip(PER_CAPTION, np.nanmean(each.per_caption, axis=0), strict=True)),
-            "challenge MRR": each.challenge_mrr,
-            "ΔMRR [95% interval]": _difference_cell(each, reference),
-        }
-        for each in measured
-    )
-
-
-def _difference_cell(measured: Measured, reference: Measured) -> str:
-    if measured is reference:
-        return "reference"
-    return "-" if np.isnan(measured.per_caption).any() else str(measured.over(reference))
+def comparison(measured: Sequence[Measured], reference: Measured | None = None) -> pd.DataFrame:
+    """A row each, the best first: the measures and the difference from `reference`; without one, how many captions."""
+    rows = []
+    for each in sorted(measured, key=lambda each: each.mrr, reverse=True):
+        measures = dict(zip(PER_CAPTION, np.nanmean(each.per_caption, axis=0), strict=True))
+        row = {"n": each.count, "runs": each.label, **measures, "challenge MRR": each.challenge_mrr}
+        if reference:
+            row["ΔMRR [95% interval]"] = "reference" if each is reference else str(each.over(reference))
+        else:
+            row["captions"] = int(np.isfinite(each.per_caption[:, 0]).sum())
+        rows.append(row)
+    return pd.DataFrame(rows)

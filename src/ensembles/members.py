@@ -1,5 +1,6 @@
 """The members of an ensemble: one recipe, many seeds; which script trains them, and where their submissions lie."""
 
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -59,7 +60,7 @@ def member_files(members: Sequence[Member], models_dir: Path) -> list[Path]:
     missing = [(member, file) for member, file in zip(members, files, strict=True) if not file.is_file()]
     if missing:
         others = f", nor those of {len(missing) - 1} other members" if len(missing) > 1 else ""
-        where = "" if models_dir == MODELS_DIR else f" --models-dir {models_dir}"
+        where = "" if models_dir == MODELS_DIR else f" --models-dir {shlex.quote(str(models_dir))}"
         seeds: dict[str, str] = defaultdict(str)  # by script
         for member, _ in missing:
             seeds[member.ensemble.script] += f" {member.seed}"

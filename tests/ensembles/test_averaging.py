@@ -126,6 +126,15 @@ def test_weights_by_mrr_come_from_the_run_that_wrote_the_file(files, tmp_path):
         combine(*files, unknown, *flags)
 
 
+def test_a_submission_is_averaged_once(files, tmp_path):
+    copy = tmp_path / "copy.csv"
+    copy.write_bytes(files[0].read_bytes())
+    for again in (files[0], copy):
+        with pytest.raises(InputError, match=rf"{again.name}: the same submission as .*0\.csv; give it once"):
+            combine(*files, again, "--output", tmp_path / "mean.csv")
+    assert not (tmp_path / "mean.csv").exists()
+
+
 def test_the_output_is_none_of_the_inputs(files):
     before = files[1].read_bytes()
     with pytest.raises(InputError, match="is read, so it cannot be written"):
@@ -174,3 +183,5 @@ def test_what_a_script_misses_is_named_with_the_commands_that_make_it(tmp_path, 
     assert not list(tmp_path.glob("*.csv"))
     with pytest.raises(InputError, match=r"--seeds 42 1337 .* --models-dir elsewhere`"):
         ensemble_combine_CSVs_16seeds.main(["--models-dir", "elsewhere"])
+    with pytest.raises(InputError, match=r"--models-dir 'other models'`"):
+        ensemble_combine_CSVs_16seeds.main(["--models-dir", "other models"])

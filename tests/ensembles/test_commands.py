@@ -37,8 +37,8 @@ def call(capsys):
 
 
 def rows_of(printed: str) -> dict[str, tuple[str, float, str]]:
-    """The table that `evaluate` prints: {label: (n, MRR, difference)}."""
-    found = re.findall(r"^ *([\d-]+) +(\S.*?) +(\d\.\d{4}) .* (reference|-|\S+ \[\S+ \S+\])$", printed, re.MULTILINE)
+    """The tables that `evaluate` prints: {label: (n, MRR, difference or captions)}."""
+    found = re.findall(r"^ *([\d-]+) +(\S.*?) +(\d\.\d{4}) .* (reference|\d+|\S+ \[\S+ \S+\])$", printed, re.MULTILINE)
     return {label: (n, float(mrr), difference) for n, label, mrr, difference in found}
 
 
@@ -53,7 +53,9 @@ def test_runs_of_a_common_split_are_measured_with_their_means(common_split, call
     assert "15 images, held out by every run" in printed
     rows = rows_of(printed)
     means = ("mean", "MRR-weighted mean", "normalised mean")
-    assert list(rows) == [*RUNS, "single runs, on average", *means]
+    assert rows.keys() == {*RUNS, "single runs, on average", *means}
+    scores = [mrr for _, mrr, _ in rows.values()]
+    assert scores == sorted(scores, reverse=True)
     best = max(RUNS, key=lambda run: rows[run][1])
     assert [label for label, row in rows.items() if row[2] == "reference"] == [best]
     assert [rows[label][0] for label in means] == ["3"] * 3
@@ -81,7 +83,13 @@ def test_runs_with_splits_of_their_own_are_measured_out_of_fold(make_run, call):
     rows = rows_of(printed)
     assert rows["mean"][0] == f"1-{held.sum(axis=0).max()}"
     assert rows["single runs, on average"][2] == "reference"
-    assert {rows[run][2] for run in RUNS} == {"-"}
+    whole, singles = printed.split(
+        "Single runs, each on the captions that it did not train on; the gallery is the same:\n"
+    )
+    assert rows_of(whole).keys() == rows.keys() - set(RUNS)
+    images = open_pairs(TRAIN_NPZ).image_of_caption
+    captions = {run: str(held[seed][images].sum()) for seed, run in enumerate(RUNS)}
+    assert {run: row[2] for run, row in rows_of(singles).items()} == captions
 
 
 @pytest.mark.parametrize("flags", [(), ("--normalize",)])
@@ -170,7 +178,7 @@ def test_what_is_no_translator_of_the_same_data_is_left_out_and_named(common_spl
             "left out: models/seed7 (running)",
             "left out: 2 runs in models/topk_folds/a (trained on a part of the data)",
         ]
-    assert [row for row in rows_of(call("evaluate")) if row.startswith("models/")] == list(RUNS)
+    assert {row for row in rows_of(call("evaluate")) if row.startswith("models/")} == set(RUNS)
     assert "models/hpsearch/trial_0006" in rows_of(call("evaluate", "models/hpsearch", RUNS[0]))
     with pytest.raises(InputError, match=r"topk_folds: holds no finished run; left out: 2 runs in .*part of the data"):
         call("evaluate", "models/topk_folds")

@@ -136,7 +136,11 @@ class TestMeasuring:
             np.testing.assert_array_equal(np.isfinite(single.per_caption[:, 0]), mask)
         of_each = [np.mean([singles[run].per_caption[n, 0] for run in some]) for n, some in enumerate(members)]
         assert average.mrr == pytest.approx(np.mean(of_each))
-        assert list(comparison([*singles, average], average)["ΔMRR [95% interval]"]) == ["-"] * 3 + ["reference"]
+        assert [each.partial for each in (*singles, average, mean)] == [True] * 3 + [False] * 2
+        best_first = sorted(singles, key=lambda single: -single.mrr)
+        table = comparison(singles)
+        assert list(table["runs"]) == [single.label for single in best_first]
+        assert list(table["captions"]) == [np.isfinite(single.per_caption[:, 0]).sum() for single in best_first]
 
     def test_a_run_that_saw_all_images_is_named(self, make_run):
         runs = taken([make_run(1), make_run(2)])
