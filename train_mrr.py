@@ -82,6 +82,7 @@ def print_result(record: RunRecord, run_dir: Path, submission: Path | None) -> N
     summary |= {"weights": str(run_dir / BEST_MRR), "curves": str(run_dir / "curves.png")}
     if record.submission:
         summary["submission"] = f"{record.submission.path}, copied to {submission}"
+        summary |= {f"note {number}": note for number, note in enumerate(record.submission.notes, 1)}
     print_settings(f"{record.run_name}: validation MRR {results.mrr:.4f}", summary)
 
 

@@ -116,6 +116,14 @@ def test_a_run_is_continued_on_the_kind_of_machine_that_began_it(train, tmp_path
     assert not (tmp_path / "models/quick/last.pt").exists()
 
 
+def test_what_is_odd_about_a_submission_is_said_and_recorded(train, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(src.training.job, "translate", lambda translator, text: torch.zeros(len(text), 1536))
+    train()
+    notes = ["all embeddings are the same", "30 embeddings are all zeros"]
+    assert read_run(tmp_path / "models/quick").submission.notes == notes
+    assert all(note in capsys.readouterr().out for note in notes[:1])
+
+
 @pytest.mark.parametrize("output", ["train.npz", "folder", "file/below.csv"])
 def test_outputs_that_cannot_be_written_are_named_before_anything_is_trained(train, sample, tmp_path, output):
     (tmp_path / "folder").mkdir()

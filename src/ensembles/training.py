@@ -65,6 +65,8 @@ def tabulate(tasks: Sequence[Task]) -> pd.DataFrame:
             row["minutes"] = f"{results.training_seconds / 60:.1f}"
             row["MRR"], row["R@10"] = results.mrr, results.measures["recall_at_10"]
             row["challenge MRR"] = results.measures["challenge_mrr"]
+            if record.submission and record.submission.notes:
+                row["its submission"] = "; ".join(record.submission.notes)
             if results.own_measures:
                 row["MRR on own captions"] = results.own_measures["mrr"]
         rows.append(row)

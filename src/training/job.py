@@ -114,8 +114,8 @@ def predict_test(translator: Translator, test: TestCaptions, path: Path) -> File
     """Translate the test captions and write the submission."""
     prediction_NV = translate(translator, torch.from_numpy(test.text_embeddings)).cpu().numpy()
     write_submission(path, test.caption_ids, prediction_NV)
-    check_submission(path, test, prediction_NV.shape[1])
-    return FileRecord(str(path), sha256(path))
+    notes = check_submission(path, test, prediction_NV.shape[1])
+    return FileRecord(str(path), sha256(path), notes)
 
 
 def predict_again(run_dir: Path, data: TrainingData, device: torch.device) -> None:

@@ -104,8 +104,11 @@ class Results:
 
 @dataclass(frozen=True)
 class FileRecord:
+    """A submission, and what is odd about it."""
+
     path: str
     sha256: str
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,11 +166,13 @@ def write_run(run_dir: Path, record: RunRecord) -> None:
     if results := values["results"]:
         own = {"own_validation": results.pop("own_measures")}
         values["results"] = _stated(results.pop("measures") | results | own)
+    if values["submission"]:
+        values["submission"] = _stated(values["submission"])
     write_json(run_dir / RUN_JSON, _stated(values | {"data": _stated(values["data"])}))
 
 
 def _stated(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value not in (None, {})}
+    return {name: value for name, value in values.items() if value not in (None, {}, [])}
 
 
 def recorded_runs(models_dir: Path) -> Iterator[tuple[Path, RunRecord]]:

@@ -42,7 +42,12 @@ RECORD = RunRecord(
 
 @pytest.mark.parametrize(
     "record",
-    [RECORD, RunRecord(run_name="some", status=RUNNING, recipe=BASELINE, data=DATA), replace(RECORD, results=None)],
+    [
+        RECORD,
+        replace(RECORD, submission=FileRecord("out.csv", "cd", ["is odd"])),
+        RunRecord(run_name="some", status=RUNNING, recipe=BASELINE, data=DATA),
+        replace(RECORD, results=None),
+    ],
 )
 def test_a_record_reads_back_as_it_was_written(tmp_path, record):
     write_run(tmp_path / "some", record)
