@@ -2,7 +2,12 @@
 
 import argparse
 import difflib
+import io
+import os
 import sys
+import tempfile
+import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -54,23 +59,77 @@ def _flags(parser: argparse.ArgumentParser) -> list[str]:
     return flags
 
 
+# How libraries tell, in a RuntimeError or an error of their own, what is an OSError or a MemoryError elsewhere.
+NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory")
+NOT_WRITTEN = (
+    "No space left on device",
+    "File too large",
+    "Disk quota exceeded",
+    "PytorchStreamWriter failed writing file",
+    ". unexpected pos ",  # torch.save again, as it closes the file
+)
+
+
 def run_main(main: Callable[[], int | None]) -> NoReturn:
-    """Run a script's `main` and exit: 0, 2 with one line for what cannot be used, 130 when interrupted."""
+    """Run a script's `main` and exit.
+
+    The status is 0, 2 with one line for what cannot be used, 130 when interrupted, 141 when nobody reads the output
+    any more, 1 with one line for what is unexpected, whose traceback goes to a file.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Δ shows ?
+    status: Any
     try:
         status = main() or 0
-    except InputError as error:
-        status = _fail(str(error))
-    except OSError as error:  # a file that may not be read or written, a full disk
-        where = f"{error.filename}: " if error.filename else ""
-        status = _fail(f"{where}{error.strerror or error}")
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which need not be imported for this
-            raise
-        status = _fail(f"{str(error).splitlines()[0]} Try a smaller --batch-size or another --device.")
+    except SystemExit as end:
+        status = end.code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
+    except Exception as error:
+        status = _explain(error)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it at its own flush
+        status = status or _explain(error)
     sys.exit(status)
+
+
+def _explain(error: Exception) -> int:
+    """Print one line on what ended the script. Returns the status."""
+    text = str(error)
+    first = text.strip().partition("\n")[0]
+    if isinstance(error, InputError):
+        return _fail(text)
+    if isinstance(error, BrokenPipeError):  # `| head` has read enough
+        return 141
+    if isinstance(error, OSError):  # a file that may not be read or written, a full disk
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}")
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which need not be imported for this
+        return _fail(f"{first} Try a smaller --batch-size or another --device.")
+    if isinstance(error, MemoryError) or any(sign in text for sign in NO_MEMORY):
+        return _fail(f"out of memory ({first or 'no details'}); close other programs or try a smaller --batch-size")
+    if any(sign in text for sign in NOT_WRITTEN):
+        return _fail(f"a file could not be written whole, is the disk full? ({first})")
+    return _log(error)
+
+
+def _log(error: Exception) -> int:
+    """Write the traceback to a file and name it in one line. Returns the status."""
+    trace = "".join(traceback.format_exception(error))
+    try:
+        handle, log = tempfile.mkstemp(prefix=f"error-{time.strftime('%Y%m%d-%H%M%S')}-", suffix=".log")
+        os.close(handle)
+        Path(log).write_text(trace, encoding="utf-8", errors="replace")
+    except OSError:  # no room for it: better on the screen than lost
+        print(trace, end="", file=sys.stderr)
+        return 1
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    print(f"unexpected error: {what} (details: {log})", file=sys.stderr)
+    return 1
 
 
 def _fail(reason: str) -> int:

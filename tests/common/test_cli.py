@@ -1,12 +1,18 @@
 """What scripts share: one line and an exit status for every end, help as it was typed, the opening lines."""
 
 import argparse
+import os
+import subprocess
+import sys
+import tempfile
 
+import numpy as np
 import pytest
 import torch
 
 from src.common.cli import Parser, positive_int, print_settings, run_main
 from src.common.files import InputError
+from tests.conftest import REPO
 
 
 def raising(error):
@@ -44,10 +50,92 @@ def test_a_full_gpu_ends_with_advice(capsys):
     assert line.count("\n") == 1
 
 
-@pytest.mark.parametrize("error", [KeyError("a bug"), RuntimeError("a bug")])
-def test_our_own_mistakes_keep_their_traceback(error):
-    with pytest.raises(type(error)):
+@pytest.mark.parametrize("allocate", [torch.empty, np.empty, lambda size: raising(MemoryError())()])
+def test_memory_that_cannot_be_had_ends_with_advice(allocate, capsys):
+    with pytest.raises(SystemExit) as end:
+        run_main(lambda: allocate(10**15))
+    assert end.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: out of memory (")
+    assert "--batch-size" in line
+    assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534\nframe 0",
+        "[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed writing file data/0: file write failed",
+        "Error while serializing: I/O error: File too large (os error 27)",
+        "Error while serializing: I/O error: No space left on device (os error 28)",
+        "Disk quota exceeded",
+    ],
+)
+def test_a_full_disk_that_a_library_tells_in_its_own_way_is_one_line(reason, capsys):
+    with pytest.raises(SystemExit) as end:
+        run_main(raising(RuntimeError(reason)))
+    assert end.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: a file could not be written whole, is the disk full?")
+    assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [KeyError("a bug"), RuntimeError("a\nbug")])
+def test_our_own_mistakes_leave_their_traceback_in_a_file(error, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(SystemExit) as end:
         run_main(raising(error))
+    assert end.value.code == 1
+    (log,) = tmp_path.glob("error-*.log")
+    trace = log.read_text()
+    assert trace.startswith("Traceback")
+    assert type(error).__name__ in trace
+    line = capsys.readouterr().err
+    assert line.startswith(f"unexpected error: {type(error).__name__}: ")
+    assert str(log) in line
+    assert line.count("\n") == 1
+
+
+def test_a_traceback_that_finds_no_room_is_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(SystemExit) as end:
+        run_main(raising(KeyError("a bug")))
+    assert end.value.code == 1
+    assert capsys.readouterr().err.startswith("Traceback")
+
+
+def start(body, **env):
+    code = f"from src.common.cli import run_main\ndef main():\n    {body}\nrun_main(main)"
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=REPO,
+        env=os.environ | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.mark.parametrize("body", ["print('short')", "[print('long' * 99) for _ in range(9999)]; return None"])
+def test_a_closed_pipe_ends_the_script_quietly(body):
+    process = start(body)
+    process.stdout.close()  # before Python has started
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
+    process.stderr.close()
+
+
+def test_output_that_cannot_be_written_is_one_line(tmp_path):
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9, 9))"
+    full = f"import os; os.dup2(os.open({str(tmp_path / 'out')!r}, os.O_WRONLY | os.O_CREAT), 1)"
+    process = start(f"{limit}; {full}; print('too long for it')")
+    assert process.communicate() == (b"", b"error: File too large\n")
+    assert process.returncode == 2
+
+
+def test_an_output_without_the_character_shows_a_question_mark():
+    process = start("print('Δ 1–2')", PYTHONIOENCODING="ascii")
+    assert process.communicate() == (b"? 1?2" + os.linesep.encode(), b"")
+    assert process.returncode == 0
 
 
 def test_settings_are_printed_in_a_column(capsys):
