@@ -108,12 +108,14 @@ def evaluate_runs(args: argparse.Namespace) -> None:
     images: --out-of-fold averages, for every caption, only the runs that never saw its image. With 10% held out these
     are a tenth of all runs, so the figure is that of a smaller ensemble. The gallery is all images that are measured.
     """
+    from src.data.pairs import open_pairs
     from src.ensembles.evaluation import comparison, measure_runs
-    from src.ensembles.held_out import describe_left_out, finished_runs, open_part, unseen_captions
+    from src.ensembles.held_out import describe_left_out, finished_runs, held_out_part, unseen_captions
     from src.training.machine import find_device
 
-    (runs, left_out), (others, _) = finished_runs(args.runs), finished_runs(args.against)
-    part = open_part(args.on, [*runs, *others], find_device(args.device), out_of_fold=args.out_of_fold)
+    pairs = open_pairs(args.on)
+    (runs, left_out), (others, _) = finished_runs(args.runs, pairs), finished_runs(args.against, pairs)
+    part = held_out_part(pairs, [*runs, *others], find_device(args.device), out_of_fold=args.out_of_fold)
     unseen_Rn = unseen_captions(runs, part)
     settings = {
         "captions from": args.on,
@@ -152,17 +154,19 @@ def select_runs(args: argparse.Namespace) -> None:
     believe are those of the other half; the gallery is all of them for both, as for `evaluate`. If on that half the
     mean of all runs is as good as that of the selected, all are recommended.
     """
-    from src.ensembles.held_out import describe_left_out, finished_runs, open_part
+    from src.data.pairs import open_pairs
+    from src.ensembles.held_out import describe_left_out, finished_runs, held_out_part
     from src.ensembles.selection import choosing_half, plot_selection, select
     from src.training.machine import find_device
     from src.training.runs import SUBMISSION
 
-    runs, left_out = finished_runs(args.runs)
+    pairs = open_pairs(args.on)
+    runs, left_out = finished_runs(args.runs, pairs)
     if len(runs) < 2:
         raise InputError(f"{runs[0].folder}: is the only finished run; there is nothing to select from")
     plot = args.plot or common_folder(args.runs) / "selection_curve.png"
     try_outputs([plot], [args.on])
-    part = open_part(args.on, runs, find_device(args.device))
+    part = held_out_part(pairs, runs, find_device(args.device))
     chooses_n = choosing_half(part, args.seed)
     halves = f"{chooses_n.sum():,} choose, {(~chooses_n).sum():,} report"
     settings = {

@@ -4,7 +4,7 @@ Shapes: M images of the pairs to measure on; n captions of a part; V image width
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from src.common.files import InputError, sha256
 from src.data.npz import open_npz
-from src.data.pairs import Pairs, fingerprint, open_pairs
+from src.data.pairs import Pairs, fingerprint
 from src.data.splits import validation_images
 from src.training.inputs import OnDevice, Part
 from src.training.model import load_translator, translate
@@ -73,12 +73,13 @@ class Run:
         return translate(load_translator(self.folder / BEST_MRR, part.of.device, of=part.of.pairs), part.text_nT)
 
 
-def finished_runs(folders: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
-    """The finished runs in and below `folders`, each once; and what was left out of these, with the reason.
+def finished_runs(folders: Sequence[Path], on: Pairs) -> tuple[list[Run], dict[Path, str]]:
+    """The finished runs in and below `folders`, each once, to be measured on some pairs; and what was left out below
+    them, with the reason: what is unfinished, no translator of these data, or a trial of a search.
 
-    A trial of a search is taken only where its folder or the search's is given. Raises InputError for a folder without
-    a run to take.
+    A folder that is itself a run is taken at its word. Raises InputError for one without a run, or if all are left out.
     """
+    given = {folder.resolve() for folder in folders}
     runs: dict[Path, Run] = {}
     left_out: dict[Path, str] = {}
     for folder in folders:
@@ -86,25 +87,39 @@ def finished_runs(folders: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
             left_out[folder] = "a file, not a folder of runs"
             continue
         found = [Run(path, record) for path, record in recorded_runs(folder)]
-        reasons = {run.folder: reason for run in found if (reason := _reason_to_leave_out(run, folder))}
-        if len(reasons) == len(found):
-            raise InputError("; ".join([f"{folder}: holds no finished run", *describe_left_out(reasons)]))
-        runs |= {run.folder.resolve(): run for run in found if run.folder not in reasons}
-        left_out |= reasons
+        if not found:
+            raise InputError(f"{folder}: holds no finished run")
+        for run in found:
+            named = run.folder.resolve() in given
+            if reason := _reason_to_leave_out(run, named, given, on):
+                left_out[run.folder] = reason
+            else:
+                runs[run.folder.resolve()] = run
+    of_these = {path for path, run in runs.items() if path in given or not run.held_out(on).all()}
+    if of_these:  # else these captions are new to all
+        strangers = runs.keys() - of_these
+        left_out |= {runs.pop(path).folder: f"trained on none of the images of {on.source}" for path in strangers}
     if folders and not runs:
-        raise InputError("; ".join(["no finished run", *describe_left_out(left_out)]))
+        raise InputError("; ".join([f"{folders[0]}: holds no finished run", *describe_left_out(left_out)]))
     return list(runs.values()), {path: reason for path, reason in left_out.items() if path.resolve() not in runs}
 
 
-def _reason_to_leave_out(run: Run, given: Path) -> str | None:
-    """Why a run below the folder that was given is not taken; one that was given itself need only be finished."""
-    search = run.folder.parent
-    if run.folder != given and search != given and (search / SEARCH_JOURNAL).is_file():
+def _reason_to_leave_out(run: Run, named: bool, given: Collection[Path], on: Pairs) -> str | None:
+    """Why a run is not taken; one that was itself `named` need only be finished."""
+    search = run.folder.resolve().parent
+    if not named and search not in given and (search / SEARCH_JOURNAL).is_file():
         return "trial of a search"
     if run.record.status != State.FINISHED:
         return run.record.status
-    if run.folder != given and ON_A_PART in run.record.data.train_fingerprint:
+    if named:
+        return None
+    if ON_A_PART in run.record.data.train_fingerprint:
         return "trained on a part of the data"
+    try:
+        run.held_out(on)
+        load_translator(run.folder / BEST_MRR, of=on)
+    except InputError as error:
+        return str(error).partition(": ")[2]
     return None
 
 
@@ -119,11 +134,10 @@ def describe_left_out(left_out: Mapping[Path, str]) -> list[str]:
     ]
 
 
-def open_part(path: Path, runs: Sequence[Run], device: torch.device, *, out_of_fold: bool = False) -> Part:
-    """The images of a file that all runs held out or, with `out_of_fold`, that any run did. Raises InputError."""
-    pairs = open_pairs(path)
-    images = np.any([run.held_out(pairs) for run in runs], axis=0) if out_of_fold else common_images(runs, pairs)
-    return OnDevice(pairs, device).part(images, turns=True)
+def held_out_part(on: Pairs, runs: Sequence[Run], device: torch.device, *, out_of_fold: bool = False) -> Part:
+    """The images that all runs held out or, with `out_of_fold`, that any run did. Raises InputError."""
+    images = np.any([run.held_out(on) for run in runs], axis=0) if out_of_fold else common_images(runs, on)
+    return OnDevice(on, device).part(images, turns=True)
 
 
 def common_images(runs: Sequence[Run], on: Pairs) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 
 from src.common.files import InputError, read_json, sha256, write_json
 from src.common.paths import TRAIN_NPZ
-from src.data.pairs import open_pairs
+from src.data.pairs import open_pairs, save_pairs
 from src.data.splits import validation_images
 from src.data.submissions import read_submission, write_submission
 from src.ensemble import main
+from src.training.model import Translator, save_translator
+from src.training.runs import BEST_MRR
+from tests.training.conftest import tiny_pairs
 
 RUNS = ("models/seed1", "models/seed2", "models/seed3")
 
@@ -186,6 +190,25 @@ def test_what_is_no_translator_of_the_same_data_is_left_out_and_named(common_spl
         call("evaluate", "models/topk_folds/a/fold1")
     with pytest.raises(InputError, match=r"seed7: holds no finished run"):
         call("evaluate", "models/seed7")
+
+
+def test_below_a_folder_runs_of_other_data_are_left_out(common_split, make_run, call, tmp_path):
+    pairs = tiny_pairs(3, 60)
+    others = np.array([f"another{i}.jpg" for i in range(60)], object)
+    save_pairs(replace(pairs, image_names=others), tmp_path / "others.npz")
+    save_pairs(pairs, tmp_path / "gone.npz")
+    make_run(4, split_seed=0, train_npz=tmp_path / "others.npz")
+    make_run(5, split_seed=0, train_npz=tmp_path / "gone.npz")
+    (tmp_path / "gone.npz").unlink()
+    narrow = Translator(8, 11, 6)
+    save_translator(narrow.state_dict(), narrow.dims, make_run(6, split_seed=0) / BEST_MRR)
+    printed = call("evaluate")
+    assert "left out: models/seed4 (trained on none of the images of data/train/train.npz)\n" in printed
+    assert re.search(r"left out: models/seed5 \(its .*gone\.npz is gone or has changed, .*\)\n", printed)
+    assert re.search(r"left out: models/seed6 \(translates widths \(8, 11\); .*\)\n", printed)
+    assert {row for row in rows_of(printed) if row.startswith("models/")} == set(RUNS)
+    # These captions are new to all that were not trained on them.
+    assert {*RUNS} < rows_of(call("evaluate", *RUNS, "--on", "others.npz")).keys()
 
 
 def test_a_file_among_the_folders_is_left_out(common_split, call, tmp_path):

@@ -12,7 +12,7 @@ from src.common.paths import TRAIN_NPZ
 from src.data.pairs import open_pairs, save_pairs
 from src.data.splits import validation_images
 from src.ensembles.evaluation import Measured, comparison, measure_runs, paired_difference
-from src.ensembles.held_out import common_images, finished_runs, open_part, unseen_captions
+from src.ensembles.held_out import common_images, finished_runs, held_out_part, unseen_captions
 from src.ensembles.selection import Selection, choosing_half, forward_selection, select
 from src.training.inputs import OnDevice
 from src.training.metrics import mrr, retrieval_ranks
@@ -36,7 +36,7 @@ def predictions_of(folders, part) -> list[np.ndarray]:
 
 
 def taken(folders):
-    return finished_runs(folders)[0]
+    return finished_runs(folders, open_pairs(TRAIN_NPZ))[0]
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -103,7 +103,7 @@ class TestMeasuring:
     def test_the_mean_of_runs_is_that_of_brute_force(self, make_run):
         folders = [make_run(seed, split_seed=0) for seed in (1, 2, 3)]
         runs = taken(folders)
-        part = open_part(TRAIN_NPZ, runs, CPU)
+        part = held_out_part(open_pairs(TRAIN_NPZ), runs, CPU)
         singles, (average, mean, weighted, normalised) = measure_runs(runs, part, unseen_captions(runs, part))
         predictions = predictions_of(folders, part)
         for single, prediction in zip(singles, predictions, strict=True):
@@ -118,7 +118,7 @@ class TestMeasuring:
     def test_out_of_fold_uses_only_runs_that_never_saw_the_image(self, make_run):
         folders = [make_run(seed) for seed in (1, 2, 3)]
         runs, names = taken(folders), open_pairs(TRAIN_NPZ).image_names
-        part = open_part(TRAIN_NPZ, runs, CPU, out_of_fold=True)
+        part = held_out_part(open_pairs(TRAIN_NPZ), runs, CPU, out_of_fold=True)
         held = [set(names[validation_images(names, 0.25, seed)]) for seed in (1, 2, 3)]
         name_of_caption = names[part.of.pairs.image_of_caption[part.captions]]
         assert set(name_of_caption) <= set.union(*held)
@@ -153,7 +153,7 @@ class TestMeasuring:
         pairs = tiny_pairs(1, 60)
         save_pairs(replace(pairs, image_embeddings=pairs.image_embeddings[:, 1:]), tmp_path / "narrow.npz")
         runs = taken([make_run(1)])
-        part = open_part(tmp_path / "narrow.npz", runs, CPU)
+        part = held_out_part(open_pairs(tmp_path / "narrow.npz"), runs, CPU)
         with pytest.raises(InputError, match=r"translates widths \(8, 12\)"):
             measure_runs(runs, part, unseen_captions(runs, part))
 
@@ -194,7 +194,7 @@ class TestDifferences:
 class TestSelection:
     def test_half_of_the_images_choose_and_the_others_report(self, make_run):
         runs = taken([make_run(seed, split_seed=0, val_fraction=0.5) for seed in (1, 2, 3)])
-        part = open_part(TRAIN_NPZ, runs, CPU)
+        part = held_out_part(open_pairs(TRAIN_NPZ), runs, CPU)
         chooses_n = choosing_half(part, 0)
         choosing, other = (replace(part, captions=part.captions[mask]) for mask in (chooses_n, ~chooses_n))
         ours, theirs = (set(half.target_n.tolist()) for half in (choosing, other))
@@ -213,7 +213,7 @@ class TestSelection:
         self, make_run, other_half, recommended
     ):
         runs = taken([make_run(seed, split_seed=0) for seed in (1, 2, 3)])
-        part = open_part(TRAIN_NPZ, runs, CPU)
+        part = held_out_part(open_pairs(TRAIN_NPZ), runs, CPU)
         curve = pd.DataFrame({"MRR, choosing half": [0.5, 0.7, 0.6]})
         means = [Measured("", "1", part, np.full((len(part), 4), value)) for value in other_half]
         selection = Selection(runs, curve, means)
