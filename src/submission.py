@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from src.common.cli import Parser, print_settings, run_main
-from src.common.files import InputError, atomic_path, now, sha256
+from src.common.files import InputError, atomic_path, now, sha256, try_outputs
 from src.common.kaggle import kaggle
 from src.common.paths import MODELS_DIR, TEST_NPZ, TRAIN_NPZ
 from src.data.pairs import embedding_dims, open_test_captions
@@ -63,6 +63,7 @@ def main(argv: list[str] | None = None) -> None:
 def send(path: Path, competition: str, message: str, log: Path, models_dir: Path) -> None:
     """Submit a file to Kaggle and append a row to `log`. Raises InputError, and logs nothing, if Kaggle refuses it."""
     rows = _read_log(log)  # before anything is sent: it may be damaged
+    try_outputs([log], [path])
     digest = sha256(path)
     run_dir, _ = runs_by_submission(models_dir).get(digest, ("", None))
     kaggle("submit", "-c", competition, "-f", str(path), "-m", message)

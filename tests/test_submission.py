@@ -195,6 +195,12 @@ def test_a_damaged_log_is_kept_and_nothing_sent(submit, kaggle, tmp_path):
     assert not (tmp_path / "bin/calls.jsonl").exists()
 
 
+def test_a_log_that_cannot_be_written_is_found_before_anything_is_sent(command, kaggle, tmp_path):
+    with pytest.raises(InputError, match=r"mine\.csv/log\.csv: cannot be written"):
+        command("submit", "mine.csv", "--competition", "aml", "--message", "m", "--log", "mine.csv/log.csv")
+    assert not (tmp_path / "bin/calls.jsonl").exists()
+
+
 def test_a_listing_without_scores_is_an_error(command, kaggle, tmp_path):
     log = tmp_path / "submissions.csv"
     log.write_text("utc,file,sha256,run,competition,message,score\nnow,a.csv,0,,aml,one,\n")

@@ -6,7 +6,8 @@ are appended to a progress file: whenever a run is killed, continuing it gives t
 
 import hashlib
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def score_pairs(
     loader = DataLoader(batches, batch_size=None, sampler=todo, num_workers=workers, pin_memory=pinned)
     unreadable: dict[int, str] = {}
     bar = tqdm(total=total, initial=done, desc="scoring", unit="image", smoothing=0.05)
-    with bar, progress_file.open("a", encoding="utf-8") as progress:
+    with bar, _worker_deaths_told(), progress_file.open("a", encoding="utf-8") as progress:
         for batch, (pixels, tokens, image_of_caption, reasons) in zip(todo, loader, strict=True):
             with torch.inference_mode(), machine.autocast():
                 images = network.encode_image(pixels.to(device, non_blocking=pinned))
@@ -84,6 +85,20 @@ def score_pairs(
     if np.isnan(scores).sum() > len(unreadable):
         raise InputError(f"{clip.identity['model']}: gives NaN for readable images; try --precision float32")
     return scores, unreadable
+
+
+@contextmanager
+def _worker_deaths_told() -> Iterator[None]:
+    """Raises InputError if a worker dies; torch's signal handler raises an error wherever this process is by then."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            "a process that decodes images has died, of too little memory or shared memory; run again to continue, "
+            "with --workers 0, or with more shared memory (docker run --shm-size 2g)"
+        ) from error
 
 
 def save_scores(path: Path, pairs: Pairs, scores: np.ndarray, unreadable: dict[int, str], made: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.common.files import InputError, read_json, require_file, sha256
+from src.common.files import InputError, read_json, require_file, sha256, try_outputs
 from src.common.paths import FILTERED_DIR, IMAGES_ROOT, MODELS_DIR, TRAIN_NPZ
 from src.data.keep_lists import KeepList, save_filtered, save_selected
 from src.data.pairs import fingerprint, open_pairs
@@ -91,9 +91,8 @@ class TopK:
         self.clean, self.suspect = (
             settings.output_dir / f"{stem}_{part}_top{settings.top_k}.npz" for part in ("clean", "suspect")
         )
-        for path in (self.clean, self.clean.with_suffix(".keep.npz"), self.suspect):
-            if path.resolve() == settings.input_npz.resolve():
-                raise InputError(f"{path}: would be written and is the input {settings.input_npz}; move it away")
+        outputs = (self.ranks_csv, self.clean, self.clean.with_suffix(".keep.npz"), self.suspect)
+        try_outputs(outputs, (settings.input_npz, settings.weights))
         self.fingerprint = fingerprint(settings.input_npz)
         identity: dict[str, Any] = {"input_fingerprint": self.fingerprint}
         if settings.folds:

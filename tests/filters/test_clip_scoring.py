@@ -1,7 +1,9 @@
 """Scores by a CLIP: those of a plain loop, each image encoded once, the same after an interruption, unreadable images
 told apart, and files that say what they are of."""
 
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import src.filters.clip_scoring
 from src.common.files import InputError
 from src.data.pairs import open_pairs, save_pairs
 from src.filters.clip_model import load_clip
@@ -70,6 +73,21 @@ def test_every_image_file_is_encoded_once(untrained, copied, tmp_path, monkeypat
     monkeypatch.setattr(open_clip.CLIP, "encode_image", lambda self, x: encoded.append(len(x)) or encode(self, x))
     score(untrained, copied, tmp_path / "progress")
     assert sum(encoded) == len(images) // 2
+
+
+def test_a_worker_that_dies_is_one_error_and_the_next_run_continues(untrained, train, scores, tmp_path, monkeypatch):
+    read, ours = src.filters.clip_scoring.read_image, os.getpid()
+
+    def die(path):
+        if os.getpid() != ours and path.name == "train_00050.jpg":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(path)
+
+    monkeypatch.setattr(src.filters.clip_scoring, "read_image", die)
+    with pytest.raises(InputError, match=r"has died, .*--workers 0.*--shm-size"):
+        score(untrained, train, tmp_path / "progress", workers=2)
+    continued, _ = score(untrained, train, tmp_path / "progress", workers=0)
+    np.testing.assert_array_equal(continued, scores)
 
 
 def test_low_precision_changes_scores_little(untrained, train, scores, tmp_path):
