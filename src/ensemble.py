@@ -158,7 +158,7 @@ def select_runs(args: argparse.Namespace) -> None:
     from src.ensembles.held_out import describe_left_out, finished_runs, held_out_part
     from src.ensembles.selection import choosing_half, plot_selection, select
     from src.training.machine import find_device
-    from src.training.runs import SUBMISSION
+    from src.training.runs import intact_submission
 
     pairs = open_pairs(args.on)
     runs, left_out = finished_runs(args.runs, pairs)
@@ -189,7 +189,7 @@ def select_runs(args: argparse.Namespace) -> None:
         "over the mean of all": f"{gain} (95% interval)",
         "curve": plot,
     }
-    files = [run.submission for run in averaged]
+    files = [intact_submission(run.folder) for run in averaged]
     lacking = [run for run, file in zip(averaged, files, strict=True) if file is None]
     if not lacking:
         flags = [*["--normalize"] * args.normalize, "--output", "submission_ensemble_selected.csv"]
@@ -204,7 +204,7 @@ def select_runs(args: argparse.Namespace) -> None:
         command = run.record.provenance.command
         again = f"python {command}" if command else "what trained it"
         reason = "its submission is gone or has changed, so they cannot be averaged yet"
-        print(f"{run.folder}: {reason}; remove what is left of its {SUBMISSION} and repeat: {again}")
+        print(f"{run.folder}: {reason}; repeat: {again}")
 
 
 def common_folder(paths: Sequence[Path]) -> Path:

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.common.files import InputError, sha256
+from src.common.files import InputError
 from src.data.npz import open_npz
 from src.data.pairs import Pairs, fingerprint
 from src.data.splits import validation_images
 from src.training.inputs import OnDevice, Part
 from src.training.model import load_translator, translate
-from src.training.runs import BEST_MRR, SUBMISSION, RunRecord, State, recorded_runs
+from src.training.runs import BEST_MRR, RunRecord, State, recorded_runs
 
 SEARCH_JOURNAL = "journal.log"  # a search's folder holds it beside the trials
 ON_A_PART = " without "  # in the fingerprint of data that are a part of a file
@@ -35,15 +35,6 @@ class Run:
     def mrr(self) -> float:
         assert self.record.results, "a finished run has results"
         return self.record.results.mrr
-
-    @property
-    def submission(self) -> Path | None:
-        """The file that it predicted, where that still is as it was recorded."""
-        recorded, own = self.record.submission, self.folder / SUBMISSION
-        if recorded is None:
-            return own if own.is_file() else None
-        files = (Path(recorded.path), own)
-        return next((file for file in files if file.is_file() and sha256(file) == recorded.sha256), None)
 
     def held_out(self, on: Pairs) -> np.ndarray:
         """Which images of `on` the run did not train on, (M,) bool. Raises InputError if that cannot be told.

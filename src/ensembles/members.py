@@ -9,7 +9,7 @@ from pathlib import Path
 from src.common.files import InputError
 from src.common.paths import MODELS_DIR
 from src.training.recipe import BASELINE, Recipe
-from src.training.runs import SUBMISSION, folder_name
+from src.training.runs import SUBMISSION, folder_name, intact_submission
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,15 +55,18 @@ class Member:
 
 
 def member_files(members: Sequence[Member], models_dir: Path) -> list[Path]:
-    """The members' submissions. Raises InputError that names those missing and the commands that make them."""
-    files = [models_dir / member.run_name / SUBMISSION for member in members]
-    missing = [(member, file) for member, file in zip(members, files, strict=True) if not file.is_file()]
+    """The members' submissions. Raises InputError that names those missing or changed, and the commands that make
+    them."""
+    files = [intact_submission(models_dir / member.run_name) for member in members]
+    missing = [member for member, file in zip(members, files, strict=True) if file is None]
     if missing:
+        first = models_dir / missing[0].run_name / SUBMISSION
+        reason = "is not the one that its run recorded" if first.exists() else "no such file"
         others = f", nor those of {len(missing) - 1} other members" if len(missing) > 1 else ""
         where = "" if models_dir == MODELS_DIR else f" --models-dir {shlex.quote(str(models_dir))}"
         seeds: dict[str, str] = defaultdict(str)  # by script
-        for member, _ in missing:
+        for member in missing:
             seeds[member.ensemble.script] += f" {member.seed}"
         commands = " and ".join(f"`python {script} --seeds{some}{where}`" for script, some in seeds.items())
-        raise InputError(f"{missing[0][1]}: no such file{others}; run {commands}")
-    return files
+        raise InputError(f"{first}: {reason}{others}; run {commands}")
+    return [file for file in files if file]

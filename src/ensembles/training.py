@@ -12,7 +12,7 @@ from src.training.inputs import TrainingData
 from src.training.job import predict_again, train_run
 from src.training.machine import Machine
 from src.training.recipe import Recipe
-from src.training.runs import SUBMISSION, State, read_run, state_of
+from src.training.runs import SUBMISSION, State, intact_submission, read_run, state_of
 
 TO_PREDICT = "to predict"  # finished, but without a submission of the test captions
 
@@ -33,7 +33,7 @@ def plan(recipe: Recipe, data: TrainingData, run_dir: Path) -> Task:
     if state == State.FINISHED:
         record = read_run(run_dir)
         predicted = record and record.data.test_fingerprint == data.record.test_fingerprint
-        if not predicted or not (run_dir / SUBMISSION).exists():
+        if not predicted or intact_submission(run_dir) != run_dir / SUBMISSION:
             state = TO_PREDICT
     elif state != State.TO_RESUME:
         state = State.NEW

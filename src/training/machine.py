@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Machine:
             except PackageNotFoundError:
                 continue
         return Provenance(
-            command=" ".join(sys.argv),
+            command=shlex.join(sys.argv),
             started=now(),
             device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type,
             precision=self.precision,

@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from src.common.files import InputError, read_json, write_json
+from src.common.files import InputError, read_json, sha256, write_json
 from src.training.recipe import Recipe, difference, recorded_recipe
 
 RUN_JSON = "run.json"
@@ -185,6 +185,15 @@ def recorded_runs(models_dir: Path) -> Iterator[tuple[Path, RunRecord]]:
 def runs_by_submission(models_dir: Path) -> dict[str, tuple[Path, RunRecord]]:
     """The recorded runs in `models_dir`, folder and record, by the SHA-256 of the submission that each wrote."""
     return {run[1].submission.sha256: run for run in recorded_runs(models_dir) if run[1].submission}
+
+
+def intact_submission(run_dir: Path) -> Path | None:
+    """A run's submission, where it still is as it was recorded; None if it is gone or has changed."""
+    record, own = read_run(run_dir), run_dir / SUBMISSION
+    if record is None or record.submission is None:
+        return own if own.is_file() else None
+    places = own, Path(record.submission.path)
+    return next((file for file in places if file.is_file() and sha256(file) == record.submission.sha256), None)
 
 
 def state_of(run_dir: Path, recipe: Recipe | None = None, data: DataRecord | None = None) -> State:

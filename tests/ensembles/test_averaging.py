@@ -185,3 +185,15 @@ def test_what_a_script_misses_is_named_with_the_commands_that_make_it(tmp_path, 
         ensemble_combine_CSVs_16seeds.main(["--models-dir", "elsewhere"])
     with pytest.raises(InputError, match=r"--models-dir 'other models'`"):
         ensemble_combine_CSVs_16seeds.main(["--models-dir", "other models"])
+
+
+def test_what_is_not_the_submission_that_a_run_recorded_is_never_averaged(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for member in ensemble_combine_CSVs_16seeds.MEMBERS:
+        make_submission(tmp_path / f"models/{member.run_name}/submission.csv", member.seed)
+    written = FileRecord("models/ensemble_raw_seed7/submission.csv", "another")
+    record = RunRecord(run_name="", status="finished", recipe=BASELINE, data=DataRecord(), submission=written)
+    write_run(tmp_path / "models/ensemble_raw_seed7", record)
+    with pytest.raises(InputError, match=r"seed7/submission.csv: is not the one that its run recorded; .* --seeds 7`"):
+        ensemble_combine_CSVs_16seeds.main([])
+    assert not list(tmp_path.glob("*.csv"))

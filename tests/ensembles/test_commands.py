@@ -155,7 +155,7 @@ def test_select_names_the_submission_as_it_was_recorded(common_split, call, tmp_
         path.write_text("another")
     printed = call("select")
     assert "src.ensemble combine" not in printed
-    again = "remove what is left of its submission.csv and repeat: python train_mrr.py --seed 1"
+    again = "repeat: python train_mrr.py --seed 1"
     assert re.search(rf"models/seed\d: its submission is gone or has changed, .*; {re.escape(again)}\n", printed)
 
 
