@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(__doc__, prog="python -m src.clip_filter_pairs")
+    parser = Parser(__doc__)
     parser.add_argument("--input-npz", type=Path, default=TRAIN_NPZ, help="caption-image pairs to filter")
     parser.add_argument("--images-root", type=Path, default=IMAGES_ROOT, help="folder of the image files")
     output = "of the kept pairs (default: data/filtered/train_clip_q0.10_from_raw.npz, or as --drop-fraction is)"

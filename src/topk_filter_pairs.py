@@ -32,7 +32,7 @@ from src.training.recipe import COMPACT, flag_of
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(__doc__, prog="python -m src.topk_filter_pairs")
+    parser = Parser(__doc__)
     parser.add_argument("--input-npz", type=Path, default=TRAIN_NPZ, help="caption-image pairs to filter")
     parser.add_argument("--images-root", type=Path, default=IMAGES_ROOT, help="folder of the images, for the report")
     parser.add_argument("--output-dir", type=Path, default=FILTERED_DIR, help="where everything is written")

@@ -30,6 +30,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, description: str | None = None, **options: Any) -> None:
+        options = {"prog": _program()} | options
         super().__init__(description=description, formatter_class=HelpFormatter, allow_abbrev=False, **options)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -47,6 +48,12 @@ class Parser(argparse.ArgumentParser):
         status = _fail(message)
         print(f"see: {self.prog} --help", file=sys.stderr)
         sys.exit(status)
+
+
+def _program() -> str:
+    """What a user types before the flags."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {module.name}" if module else f"python {Path(sys.argv[0]).name}"
 
 
 def _flags(parser: argparse.ArgumentParser) -> list[str]:
