@@ -4,11 +4,14 @@ import argparse
 import difflib
 import io
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -87,21 +90,62 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Δ shows ?
     status: Any
-    try:
-        status = main() or 0
-    except SystemExit as end:
-        status = end.code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = 130
-    except Exception as error:
-        status = _explain(error)
+    with _interruptible() as interrupted:
+        try:
+            status = main() or 0
+        except SystemExit as end:
+            status = end.code
+        except (KeyboardInterrupt, Exception) as error:
+            _close_bars()
+            if interrupted.is_set() or isinstance(error, KeyboardInterrupt):
+                print("interrupted", file=sys.stderr)
+                status = 130
+            else:
+                status = _explain(error)
     try:
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it at its own flush
         status = status or _explain(error)
+    if interrupted.is_set():  # at once: what was interrupted while it was imported may not survive being taken down
+        sys.stderr.flush()
+        os._exit(130)
     sys.exit(status)
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Have Ctrl-C raise KeyboardInterrupt, wherever it comes, and yield the event that tells of it: compiled code makes
+    other errors of it while it is imported, and in a callback of Python's own it would be reported and lost."""
+    interrupted, handler, hook = threading.Event(), signal.getsignal(signal.SIGINT), sys.unraisablehook
+
+    def interrupt(number: int, frame: Any) -> NoReturn:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    def raise_again(unraisable: Any) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            again = (threading.main_thread().ident, signal.SIGINT)
+            threading.Timer(0.05, signal.pthread_kill, again).start()  # when the callback is over
+        else:
+            hook(unraisable)
+
+    if handler is signal.default_int_handler:  # not where Ctrl-C is ignored, as under nohup
+        signal.signal(signal.SIGINT, interrupt)
+        sys.unraisablehook = raise_again
+    try:
+        yield interrupted
+    finally:
+        if handler is signal.default_int_handler:
+            signal.signal(signal.SIGINT, handler)
+            sys.unraisablehook = hook
+
+
+def _close_bars() -> None:
+    """Close the progress bars that an error left open: they would draw over its line, or below it."""
+    if "tqdm" in sys.modules:
+        for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
+            bar.close()
 
 
 def _explain(error: Exception) -> int:

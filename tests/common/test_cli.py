@@ -2,13 +2,16 @@
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 from src.common.cli import Parser, positive_int, print_settings, run_main
 from src.common.files import InputError
@@ -48,6 +51,45 @@ def test_a_full_gpu_ends_with_advice(capsys):
     assert line.startswith("error: CUDA out of memory.")
     assert "--batch-size" in line
     assert line.count("\n") == 1
+
+
+def test_progress_bars_are_closed_before_an_error_is_told(capsys):
+    def main():
+        with tqdm(desc="inner", position=1, leave=False):
+            for _ in tqdm(range(3), desc="outer", position=0):
+                raise InputError("it is wrong")
+
+    with pytest.raises(SystemExit):
+        run_main(main)
+    lines = capsys.readouterr().err.replace("\x1b[A", "\r").splitlines()  # which moves the cursor up
+    assert lines[-1] == "error: it is wrong"
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "time.sleep(60)",
+        "weakref.finalize(type('T', (), {})(), time.sleep, 60)",  # a callback, whose errors Python ignores
+        "os.kill(os.getpid(), signal.SIGINT)",
+        "__import__('late')",
+    ],
+)
+def test_an_interruption_is_one_word_wherever_it_comes(work, tmp_path):
+    # As compiled modules do, when their imports within are interrupted.
+    late = "import time\ntry:\n    time.sleep(60)\nexcept BaseException:\n    raise ImportError('failed') from None"
+    (tmp_path / "late.py").write_text(late)
+    code = "import os, signal, time, weakref\nfrom src.common.cli import run_main\n"
+    code += f"def main():\n    print('on', flush=True)\n    {work}\n    time.sleep(60)\nrun_main(main)"
+    environment = os.environ | {"PYTHONPATH": f"{REPO}{os.pathsep}{tmp_path}"}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "on\n"
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=10)[1] == "interrupted\n"
+        assert process.returncode == 130
 
 
 @pytest.mark.parametrize("allocate", [torch.empty, np.empty, lambda size: raising(MemoryError())()])

@@ -107,6 +107,12 @@ def contents(folder: Path, wanted: Callable[[Path], bool] = lambda path: True) -
     return {str(path.relative_to(folder)): _content(path) for path in files}
 
 
+def is_written_at_once(path: Path) -> bool:
+    """Whether a file is at no moment anything but what it is in the end."""
+    finished = path.suffix in (".safetensors", ".npz", ".npy", ".png") or path.name.startswith("submission")
+    return finished and not path.name.startswith(".")
+
+
 def _content(path: Path) -> Any:
     if path.name in OF_PROCESSES:
         return None
