@@ -14,7 +14,7 @@ from pathlib import Path
 import train_mrr_Ensemble_new_dataset_CLIP as clip
 import train_mrr_Ensemble_new_dataset_CLIP_AdamW_5_batches as clip_adamw
 import train_mrr_Ensemble_old_dataset as raw
-from src.common.cli import run_main
+from src.common.endings import run_main
 from src.ensemble import combine_members
 
 MEMBERS = (

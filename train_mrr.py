@@ -12,7 +12,8 @@ which submission_mrr_<recipe>.csv is a copy: always the last run's.
 
 from pathlib import Path
 
-from src.common.cli import Parser, print_settings, run_main
+from src.common.cli import Parser, print_settings
+from src.common.endings import run_main
 from src.common.files import InputError, copy_file, try_outputs
 from src.flags import add_job_arguments, add_recipe_arguments, data_paths, override
 from src.training.recipe import BASELINE, RECIPES, describe_recipe, load_recipe

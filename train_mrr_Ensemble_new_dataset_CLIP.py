@@ -13,7 +13,7 @@ MRR on the filtered ones stands beside it. Each member goes to models/ensemble_c
 from dataclasses import replace
 from pathlib import Path
 
-from src.common.cli import run_main
+from src.common.endings import run_main
 from src.common.paths import CLIP_NPZ
 from src.ensemble import train_members
 from src.ensembles.members import Ensemble

@@ -13,7 +13,7 @@ ones stands beside it. Each member goes to models/ensemble_clip_adamw_seed<seed>
 from dataclasses import replace
 from pathlib import Path
 
-from src.common.cli import run_main
+from src.common.endings import run_main
 from src.common.paths import CLIP_NPZ
 from src.ensemble import train_members
 from src.ensembles.members import Ensemble

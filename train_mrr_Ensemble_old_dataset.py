@@ -12,7 +12,7 @@ Each member goes to models/ensemble_raw_seed<seed>/ with its submission.csv.
 from dataclasses import replace
 from pathlib import Path
 
-from src.common.cli import run_main
+from src.common.endings import run_main
 from src.common.paths import TRAIN_NPZ
 from src.ensemble import train_members
 from src.ensembles.members import Ensemble

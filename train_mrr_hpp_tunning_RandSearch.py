@@ -21,7 +21,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.common.cli import Parser, positive_int, print_settings, run_main
+from src.common.cli import Parser, positive_int, print_settings
+from src.common.endings import run_main
 from src.common.files import InputError, try_outputs
 from src.flags import add_job_arguments, add_recipe_arguments, data_paths, recipe_changes
 from src.search.space import COMMON, SEARCHABLE, Space

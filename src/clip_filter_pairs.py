@@ -27,7 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from src.common.cli import Parser, add_machine_arguments, positive_int, print_settings, record_arguments, run_main
+from src.common.cli import Parser, add_machine_arguments, positive_int, print_settings, record_arguments
+from src.common.endings import run_main
 from src.common.files import InputError, try_outputs
 from src.common.paths import FILTERED_DIR, IMAGES_ROOT, TRAIN_NPZ
 from src.data.keep_lists import KeepList, check_output, save_filtered

@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.common.cli import Parser, add_device_argument, print_settings, run_main
+from src.common.cli import Parser, add_device_argument, print_settings
+from src.common.endings import run_main
 from src.common.files import InputError, require_file, try_outputs
 from src.common.paths import CLIP_NPZ, MODELS_DIR, TRAIN_NPZ
 from src.ensembles.members import Ensemble, Member, member_files

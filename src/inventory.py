@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ensemble_combine_CSVs_16seeds import MEMBERS as THE_16
 from ensemble_combine_CSVs_all_23seeds import MEMBERS as ALL_23
-from src.common.cli import Parser, run_main
+from src.common.cli import Parser
+from src.common.endings import run_main
 from src.common.files import InputError
 from src.common.paths import MODELS_DIR
 from src.ensembles.members import Member

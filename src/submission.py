@@ -12,7 +12,8 @@ import itertools
 import time
 from pathlib import Path
 
-from src.common.cli import Parser, print_settings, run_main
+from src.common.cli import Parser, print_settings
+from src.common.endings import run_main
 from src.common.files import InputError, atomic_path, now, sha256, try_outputs
 from src.common.kaggle import kaggle
 from src.common.paths import MODELS_DIR, TEST_NPZ, TRAIN_NPZ

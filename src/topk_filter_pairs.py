@@ -24,7 +24,8 @@ model.
 from dataclasses import replace
 from pathlib import Path
 
-from src.common.cli import Parser, add_machine_arguments, positive_int, print_settings, record_arguments, run_main
+from src.common.cli import Parser, add_machine_arguments, positive_int, print_settings, record_arguments
+from src.common.endings import run_main
 from src.common.files import InputError
 from src.common.paths import FILTERED_DIR, IMAGES_ROOT, MODELS_DIR, TRAIN_NPZ
 from src.flags import add_recipe_arguments, recipe_changes

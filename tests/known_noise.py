@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from src.common.cli import Parser, run_main
+from src.common.cli import Parser
+from src.common.endings import run_main
 from src.common.files import InputError, require_file
 from src.data.keep_lists import KeepList, open_keep_list
 

@@ -23,7 +23,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from src.common.cli import Parser, run_main
+from src.common.cli import Parser
+from src.common.endings import run_main
 from src.common.files import atomic_path, write_json
 from src.sample.scenes import describe, paint, random_scene
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from src.common.cli import Parser, run_main
+from src.common.cli import Parser
+from src.common.endings import run_main
 from src.common.files import InputError, require_file
 from src.common.kaggle import kaggle
 from src.data.pairs import embedding_dims

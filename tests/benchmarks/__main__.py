@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from src.common.cli import Parser, add_machine_arguments, print_settings, run_main
+from src.common.cli import Parser, add_machine_arguments, print_settings
+from src.common.endings import run_main
 from src.common.files import require_file
 from src.common.paths import TRAIN_NPZ
 from src.data.npz import isal_zlib as zlib

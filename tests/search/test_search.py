@@ -215,7 +215,7 @@ def test_help_shows_every_flag(run_script):
 
 ERROR_THEN_HEAVY_MODULES = """
 import sys, train_mrr_hpp_tunning_RandSearch as script
-from src.common.cli import run_main
+from src.common.endings import run_main
 try:
     run_main(lambda: script.main(["--lr", "0", "1e-3"]))
 finally:
