@@ -27,7 +27,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
+    sweep(path)
     handle, temporary = _make_temporary(path)
     try:
         yield temporary
@@ -52,12 +52,30 @@ def _make_temporary(path: Path) -> tuple[int, Path]:
         os.close(handle)
 
 
-def _sweep(path: Path) -> None:
-    """Remove the temporary files of `path` that processes left which were killed."""
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`, to be removed at the end, by the next one or by `sweep(path)`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.part-", dir=path.parent) as temporary:
+        handle = os.open(temporary, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield Path(temporary)
+        finally:
+            os.close(handle)
+
+
+def sweep(path: Path) -> None:
+    """Remove the temporary files and folders of `path` that processes left which were killed."""
     for left in path.parent.glob(f".{glob.escape(path.stem)}.part-*{glob.escape(path.suffix)}"):
-        with suppress(OSError), left.open("rb") as file:  # BlockingIOError: is being written by another process
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink()
+        with suppress(OSError):
+            handle = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: another process is using it
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            finally:
+                os.close(handle)
 
 
 def _flush(path: Path) -> None:

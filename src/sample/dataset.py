@@ -6,8 +6,6 @@ fixed, random encoders that share no space embed them, so translating between th
 
 import csv
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from src.common.files import InputError, read_json, write_json
+from src.common.files import InputError, read_json, temporary_folder, write_json
 from src.data.pairs import Pairs, save_pairs, save_test_captions
 from src.sample.encoders import encode_captions, encode_images
 from src.sample.scenes import describe, paint, random_scene
@@ -26,6 +24,7 @@ TRAIN_IMAGES, TEST_IMAGES = 920, 300  # at scale 1
 CAPTIONS_PER_IMAGE = 5
 SWAPPED_SHARE = 0.1
 SAMPLE_VERSION = 1  # raise it when the same scale and seed give other files than before
+WORK = "prepare"  # what is not yet, or no longer, in place is in temporary folders of this name
 MARKER = "SAMPLE.json"  # tells which sample a folder holds, and a hash of each file that was made
 FILES = (
     "train/train.npz",
@@ -55,11 +54,7 @@ def make_sample(data_dir: Path, scale: float | None = None, seed: int | None = N
     done = "the sample is there already"
     if len(made) < len(FILES) or not wanted.items() <= marker.items():
         done = "made the sample"
-        data_dir.mkdir(parents=True, exist_ok=True)
-        for left in data_dir.glob(".sample.*"):  # by a run that was killed
-            shutil.rmtree(left)
-        with tempfile.TemporaryDirectory(prefix=".sample.", dir=data_dir) as temporary:
-            part = Path(temporary)
+        with temporary_folder(data_dir / WORK) as part:
             sizes = _write_train(part, round(TRAIN_IMAGES * scale), seed)
             sizes |= _write_test(part, round(TEST_IMAGES * scale), seed)
             marker = wanted | sizes | {"files": {name: _fingerprint(part / name) for name in FILES}}
@@ -84,9 +79,9 @@ def is_sample(data_dir: Path) -> bool:
 def remove_sample(data_dir: Path) -> None:
     """Remove the sample from `data_dir`, if it holds one. What was not made here, or was changed since, stays."""
     _, made, _ = _inspect(data_dir)
-    with tempfile.TemporaryDirectory(prefix=".removed.", dir=data_dir) as removed:
+    with temporary_folder(data_dir / WORK) as removed:
         for name in made:  # moved first: a folder goes whole or not at all
-            (data_dir / name).rename(Path(removed, Path(name).name))
+            (data_dir / name).rename(removed / Path(name).name)
     (data_dir / MARKER).unlink(missing_ok=True)
 
 

@@ -20,20 +20,18 @@ from tqdm import tqdm
 
 from src.common.cli import Parser
 from src.common.endings import run_main
-from src.common.files import InputError, require_file
+from src.common.files import InputError, require_file, sweep, temporary_folder
 from src.common.kaggle import kaggle
 from src.data.pairs import embedding_dims
-from src.sample.dataset import is_sample, make_sample, remove_sample
+from src.sample.dataset import WORK, is_sample, make_sample, remove_sample
 
 
 def unpack_challenge(data_dir: Path, zips: list[Path], competition: str) -> None:
     """Unpack `zips`, or what Kaggle has for `competition` if there are none; a sample gives way. Raises InputError,
     with everything left as it was, if the archives lack or damage a file of the challenge."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unpacked.", dir=data_dir) as temporary:
-        folder = Path(temporary)
+    with temporary_folder(data_dir / WORK) as folder:
         if not zips:
-            kaggle("download", "-c", competition, "-p", temporary)
+            kaggle("download", "-c", competition, "-p", str(folder))
         for archive in zips or list(folder.glob("*.zip")):
             _unpack(archive, folder)
         train, test = _folder_of(folder, "train.npz"), _folder_of(folder, "test.clean.npz")
@@ -88,6 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, help="of the sample (default: as it is, else 0)")
     args = parser.parse_args(argv)
     competition = os.environ.get("KAGGLE_COMPETITION", "")
+    sweep(args.data_dir / WORK)  # a run that was killed in the end may have left nothing else to do
     train = args.data_dir / "train/train.npz"
     if train.exists() and not is_sample(args.data_dir):
         print(f"{train}: there already, left as it is; to replace it, move {train.parent} away first")

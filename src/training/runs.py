@@ -212,8 +212,8 @@ def state_of(run_dir: Path, recipe: Recipe | None = None, data: DataRecord | Non
             f"{run_dir}: holds a run with another {', '.join(differing)}; choose another --models-dir or --run-name, "
             "or remove it"
         )
-    if record.status == RUNNING:
-        return State.TO_RESUME if (run_dir / LAST).exists() else State.NEW
+    if record.status in (RUNNING, State.FINISHED) and (run_dir / LAST).exists():  # or just before it was removed
+        return State.TO_RESUME
     return next((state for state in State if state == record.status), State.NEW)
 
 

@@ -13,6 +13,8 @@ from src.common.files import (
     copy_file,
     read_json,
     require_file,
+    sweep,
+    temporary_folder,
     try_outputs,
     write_json,
     write_text,
@@ -71,6 +73,16 @@ def test_what_a_killed_process_left_is_swept_and_what_another_is_writing_is_not(
         process.kill()
     write_text(target, "newer")
     assert set(tmp_path.iterdir()) == {target, others}
+
+
+def test_a_temporary_folder_is_swept_when_its_process_is_dead_and_not_before(tmp_path):
+    (tmp_path / ".work.part-dead/deep").mkdir(parents=True)
+    (tmp_path / ".workshop.part-x").mkdir()  # of another name
+    with temporary_folder(tmp_path / "work") as outer, temporary_folder(tmp_path / "work") as inner:
+        (inner / "file").touch()
+        sweep(tmp_path / "work")
+        assert {path.name for path in tmp_path.iterdir()} == {outer.name, inner.name, ".workshop.part-x"}
+    assert [path.name for path in tmp_path.iterdir()] == [".workshop.part-x"]
 
 
 def test_a_copy_is_a_file_of_its_own(tmp_path):

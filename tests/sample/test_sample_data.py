@@ -299,10 +299,13 @@ def test_what_is_missing_is_made_again(there, expected, lost):
     assert contents(there) == expected
 
 
-def test_what_a_kill_left_goes_with_the_next_call(there, expected):
-    (there / ".sample.half/train").mkdir(parents=True)
-    (there / "train/train.npz").unlink()
-    make_sample(there)
+@pytest.mark.parametrize("lost", ["train/train.npz", None])
+def test_what_a_kill_left_goes_with_the_next_call(there, expected, lost):
+    (there / ".prepare.part-half/train").mkdir(parents=True)
+    (there / ".prepare.part-half/train/train.npz").touch()
+    if lost:
+        (there / lost).unlink()
+    main(["--data-dir", str(there)])
     assert contents(there) == expected
 
 

@@ -104,6 +104,12 @@ def test_the_state_of_a_run(tmp_path):
     assert state_of(tmp_path, RECORD.recipe, RECORD.data) == State.TO_RESUME
 
 
+def test_a_run_that_was_killed_before_its_checkpoint_was_removed_is_to_resume(tmp_path):
+    write_run(tmp_path, RECORD)
+    (tmp_path / LAST).touch()
+    assert state_of(tmp_path) == State.TO_RESUME
+
+
 @pytest.mark.parametrize(
     ("recipe", "data", "named"),
     [
