@@ -110,12 +110,12 @@ def open_scores(path: Path, input_fingerprint: str) -> tuple[np.ndarray, dict[st
     are numbers, or if the record says that they are of other pairs."""
     record = require_file(path, "--scores-input takes what --scores-output wrote").with_suffix(".json")
     made = read_json(record) if record.exists() else {}
-    if made and (not isinstance(made, dict) or made.get("input_fingerprint") != input_fingerprint):
+    if not isinstance(made, dict) or (made and made.get("input_fingerprint") != input_fingerprint):
         raise InputError(f"{path}: scores of other pairs than these ({input_fingerprint}), says {record}")
     try:
         scores = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{path}: not an array of scores ({error})") from None
+    except Exception as error:  # NumPy's parser, zipfile and what allocates raise a dozen kinds for damaged bytes
+        raise InputError(f"{path}: not an array of scores ({str(error) or type(error).__name__})") from None
     if not isinstance(scores, np.ndarray) or scores.ndim != 1 or scores.dtype.kind != "f" or np.isinf(scores).any():
         raise InputError(f"{path}: not an array of scores, one finite number (or NaN) a caption")
     return scores.astype(np.float32), made

@@ -5,7 +5,6 @@ Each function imports what its kind needs, because some of that takes seconds.
 
 import json
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.random import Generator
 
-from src.common.files import InputError, read_json
 from src.data.keep_lists import KeepList, apply_keep_list, open_keep_list, save_keep_list
 from src.data.pairs import (
     Pairs,
@@ -172,7 +170,11 @@ def keep_list() -> Kind:
 
     def prepare(folder: Path) -> None:
         save_pairs(pairs, folder / "train.npz")
-        provenance = {"input_fingerprint": fingerprint(folder / "train.npz"), "higher_is_better": True, "input_npz": "t"}
+        provenance = {
+            "input_fingerprint": fingerprint(folder / "train.npz"),
+            "higher_is_better": True,
+            "input_npz": "t",
+        }
         scores = np.linspace(0, 1, len(pairs)).astype(np.float32)
         made = KeepList(caption_ids=pairs.caption_ids, scores=scores, keep=scores > 0.3, provenance=provenance)
         save_keep_list(made, folder / "a.keep.npz")
@@ -385,7 +387,7 @@ def run_json() -> Kind:
         assert found is not None
         assert {type(text) for text in (found.run_name, found.status, found.provenance.machine)} == {str}
         if found.results:
-            assert isinstance(found.results.mrr, float)
+            assert isinstance(found.results.mrr, int | float)
             for measures in (found.results.measures, found.results.own_measures or {}):
                 assert all(isinstance(value, int | float) for value in measures.values())
         assert all(isinstance(value, str) for value in found.data.identity.values())

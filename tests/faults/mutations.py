@@ -19,7 +19,23 @@ ODD_TOKENS = (
 )
 ODD_FIELDS = (
     *("", "x", "-1", "0", "1", "1.5", "nan", "inf", "-inf", "1e999", "9" * 30, "9" * 5000, "NA", "True", '"', '"""'),
-    *("\0", "\r", "\n", "\r\n", ",", "a,b", '"a,b"', "../../x", "é", "\ud800", "[" * 3000, "[1, 2]", " 1 ", "+1", "1_0"),
+    *(
+        "\0",
+        "\r",
+        "\n",
+        "\r\n",
+        ",",
+        "a,b",
+        '"a,b"',
+        "../../x",
+        "é",
+        "\ud800",
+        "[" * 3000,
+        "[1, 2]",
+        " 1 ",
+        "+1",
+        "1_0",
+    ),
 )
 ODD_DTYPES = ("f2", "f8", ">f4", "i1", "u8", ">i8", "?", "c8", "S3", "U1", "U40", "M8[s]", "V4", "O", "i4,f4")
 ODD_SHAPES = ((10**12,), (2**62,), (2**63, 2), (0,), (10**9, 10**9), (3, 0), (1,) * 64, (-1,), (7, -5), ())
@@ -125,7 +141,9 @@ def odd_json(rng: Generator, text: str) -> str:
     document = [json.loads(text)]
     tokens: dict[str, str] = {}
     for _ in range(rng.integers(1, 3)):
-        places = [(node, key) for node in _nodes(document) for key in (node if isinstance(node, dict) else range(len(node)))]
+        places = [
+            (node, key) for node in _nodes(document) for key in (node if isinstance(node, dict) else range(len(node)))
+        ]
         if not places:
             break
         node, key = pick(rng, places)
@@ -228,7 +246,9 @@ def odd_array(rng: Generator, array: np.ndarray, marker: Path) -> np.ndarray:
         index = tuple(rng.integers(array.shape))
         if array.dtype.kind == "U":
             words = ("", "../../etc/passwd", "/dev/zero", "a\0b", "\ud800", "\udc80", "é", "x" * 500, "{}", "null", "[")
-            return np.where(np.arange(array.size).reshape(array.shape) == rng.integers(array.size), pick(rng, words), array)
+            return np.where(
+                np.arange(array.size).reshape(array.shape) == rng.integers(array.size), pick(rng, words), array
+            )
         if array.dtype.kind == "f":
             array[index] = pick(rng, (np.nan, np.inf, -np.inf, 3.4e38, -0.0))
         elif array.dtype.kind in "iu":
@@ -290,7 +310,9 @@ def odd_zip_fields(rng: Generator, content: bytes) -> bytes:
     changed = bytearray(content)
     entries = [place for place in range(len(content)) if content.startswith(b"PK\x01\x02", place)]
     end = content.rindex(b"PK\x05\x06")
-    fields = [(entry + at, size) for entry in entries for at, size in ((6, 2), (8, 2), (10, 2), (20, 4), (24, 4), (42, 4))]
+    fields = [
+        (entry + at, size) for entry in entries for at, size in ((6, 2), (8, 2), (10, 2), (20, 4), (24, 4), (42, 4))
+    ]
     fields += [(end + at, size) for at, size in ((4, 2), (8, 2), (10, 2), (12, 4), (16, 4), (20, 2))]
     at, size = pick(rng, fields)
     changed[at : at + size] = pick(rng, (bytes(size), b"\xff" * size, b"\xfe" * size, b"\x7f" * size, rng.bytes(size)))
