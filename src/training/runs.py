@@ -160,7 +160,8 @@ def read_run(run_dir: Path) -> RunRecord | None:
 
 def _known(record: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the values that are fields of a record. Raises TypeError for one of another type."""
-    known = {option.name: option.type for option in fields(record) if option.name in dict(values)}
+    names = values.keys()
+    known = {option.name: option.type for option in fields(record) if option.name in names}
     for name, kind in known.items():
         if not _fits(values[name], kind):
             raise TypeError(f"{name} is {type(values[name]).__name__}")

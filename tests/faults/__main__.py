@@ -84,7 +84,7 @@ class Fuzzer:
     def _read(self, odd: bytes | None) -> str | None:
         signal.setitimer(signal.ITIMER_REAL, MOST_SECONDS)
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 result = self.kind.read(self.work)
             self.read += 1
             self.kind.holds(result, self.right if odd is None else None)

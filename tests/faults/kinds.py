@@ -3,16 +3,22 @@
 Each function imports what its kind needs, because some of that takes seconds.
 """
 
+import contextlib
+import io
 import json
 import math
+import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 
+from src.common.files import InputError
 from src.data.keep_lists import KeepList, apply_keep_list, open_keep_list, save_keep_list
 from src.data.pairs import (
     Pairs,
@@ -26,7 +32,24 @@ from src.data.pairs import (
     save_pairs,
     save_test_captions,
 )
-from tests.faults.mutations import as_npy, encode, make_zip, odd_csv, odd_json, odd_lines, odd_npy, odd_npz, pick
+from tests.faults.mutations import (
+    Payload,
+    as_npy,
+    damage,
+    encode,
+    keys,
+    make_zip,
+    nodes,
+    odd_csv,
+    odd_json,
+    odd_lines,
+    odd_npy,
+    odd_npz,
+    odd_zip_fields,
+    payload_pickle,
+    pick,
+    unzip,
+)
 
 Odd = Callable[[Generator, bytes, Path], bytes]
 
@@ -200,11 +223,7 @@ def keep_list() -> Kind:
     def odd(rng: Generator, content: bytes, marker: Path) -> bytes:
         if rng.integers(2):
             return odd_npz(rng, content, marker)
-        import io
-        import zipfile
-
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = {name: archive.read(name) for name in archive.namelist()}
+        members = dict(unzip(content))
         text = np.load(io.BytesIO(members["provenance.npy"])).item()
         members["provenance.npy"] = as_npy(np.array([odd_json(rng, text).encode(errors="replace").decode()]))
         return make_zip(rng, list(members.items()))
@@ -219,6 +238,7 @@ def recorded_source() -> Kind:
         save_pairs(sample_pairs(8), folder / "filtered.npz", source=source)
 
     def read(folder: Path) -> Source | None:
+        open_pairs(folder / "filtered.npz")  # as always before
         source = read_source(folder / "filtered.npz")
         if source:
             source.find()
@@ -428,6 +448,339 @@ def weights() -> Kind:
     )
 
 
+def checkpoint() -> Kind:
+    import torch
+
+    from src.training.fit import FitResult, fit
+    from src.training.inputs import OnDevice, Split
+    from src.training.machine import Machine
+    from src.training.recipe import BASELINE
+
+    machine = Machine(torch.device("cpu"))
+    part = OnDevice(sample_pairs(), machine.device).part(np.ones(5, bool))
+    recipe = replace(BASELINE, hidden_dim=5, epochs=3, batch_size=8)
+
+    class Stop(Exception):
+        """Ends a training after two epochs."""
+
+    def train(folder: Path, **options: Any) -> FitResult:
+        return fit(recipe, Split(part, part), folder, machine=machine, bar={"disable": True}, **options)
+
+    def prepare(folder: Path) -> None:
+        import src.training.fit
+
+        def stop(row: dict[str, float]) -> None:
+            if row["epoch"] == 2:
+                raise Stop
+
+        src.training.fit.SECONDS_BETWEEN_CHECKPOINTS = -1
+        src.training.fit.time = type("Clock", (), {"monotonic": Clock().tick})
+        with contextlib.suppress(Stop):
+            train(folder, on_epoch=stop)
+
+    def holds(found: FitResult, right: FitResult | None) -> None:
+        assert len(found.history) == 3
+        for row in found.history:
+            assert all(isinstance(value, int | float) for value in row.values())
+            assert math.isfinite(row["mrr"])
+        assert found.best in found.history
+        if right is not None:
+            ours, theirs = found.translator.state_dict(), right.translator.state_dict()
+            assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+    def odd(rng: Generator, content: bytes, marker: Path) -> bytes:
+        file = io.BytesIO()
+        action = rng.integers(5)
+        if action == 0:
+            return payload_pickle(marker)
+        if action == 1:
+            members = unzip(content)
+            at = int(rng.integers(len(members)))
+            name, member = members[at]
+            members[at] = (name, damage(rng, member)[1] if member and rng.integers(2) else payload_pickle(marker))
+            return make_zip(rng, members, stored=True)
+        state = [torch.load(io.BytesIO(content), weights_only=True)]
+        if action == 2:
+            state[0]["history"] = Payload(marker)
+        else:
+            place, key = pick(rng, [(node, key) for node in nodes(state) for key in keys(node)])
+            numbers = torch.full((3, 2), math.nan), torch.zeros(5, dtype=torch.int64), torch.zeros(5), torch.zeros(0)
+            values = (None, "x", -1, 0, 1, 2**70, 10**400, math.nan, math.inf, [], {}, [[]], {"": None}, True, *numbers)
+            if rng.integers(4) == 0 and isinstance(place, dict):
+                del place[key]
+            else:
+                place[key] = pick(rng, values)
+        torch.save(state[0], file)
+        return file.getvalue()
+
+    return Kind(
+        prepare=prepare,
+        target="last.pt",
+        read=lambda folder: train(folder, resume=True),
+        holds=holds,
+        odd=odd,
+        named=("last.pt",),
+    )
+
+
+class Clock:
+    """Hours go by between two looks, so that every epoch is followed by a checkpoint."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def tick(self) -> float:
+        self.now += 1.0
+        return self.now**3
+
+
+def ranks() -> Kind:
+    import pandas as pd
+    import torch
+
+    from src.filters.ranks import find_ranks, rank_captions, save_ranks
+    from src.training.inputs import OnDevice
+    from src.training.model import Translator
+
+    pairs, identity = sample_pairs(), {"input_fingerprint": "abc"}
+
+    def prepare(folder: Path) -> None:
+        torch.manual_seed(0)
+        translator = Translator(6, 9, 5).eval()
+        table = rank_captions(translator, OnDevice(pairs, torch.device("cpu")), np.arange(len(pairs)))
+        save_ranks(folder / "ranks.csv", table, identity)
+
+    def holds(found: tuple[pd.DataFrame, dict] | None, right: Any) -> None:
+        assert found is not None
+        table = found[0]
+        assert table.caption_id.tolist() == pairs.caption_ids.tolist()
+        assert table.image.tolist() == pairs.image_names[pairs.image_of_caption].tolist()
+        assert table["rank"].between(1, pairs.num_images).all()
+        for place in range(1, 6):
+            assert table[f"preferred_{place}"].isin(pairs.image_names).all()
+            assert np.isfinite(table[f"preferred_score_{place}"]).all()
+
+    return Kind(
+        prepare=prepare,
+        target="ranks.csv",
+        read=lambda folder: find_ranks(folder / "ranks.csv", pairs, identity),
+        holds=holds,
+        odd=of_text(odd_csv),
+        named=("ranks.csv",),
+    )
+
+
+def decisions() -> Kind:
+    from src.filters.decisions import DROP, KEEP, ReviewDecisions
+
+    pairs = sample_pairs()
+
+    def of(folder: Path) -> ReviewDecisions:
+        return ReviewDecisions(folder / "review.csv", pairs, "abc")
+
+    def prepare(folder: Path) -> None:
+        for caption in range(6):
+            of(folder).decide(caption * 3, (KEEP, DROP)[caption % 2])
+
+    def read(folder: Path) -> dict[int, str]:
+        of(folder).apply(np.ones(len(pairs), bool))
+        of(folder).decide(33, KEEP)
+        of(folder).decide(33, None)
+        return of(folder).read()
+
+    def holds(found: dict[int, str], right: Any) -> None:
+        assert found.keys() <= set(pairs.caption_ids.tolist())
+        assert set(found.values()) <= {KEEP, DROP}
+
+    return Kind(
+        prepare=prepare, target="review.csv", read=read, holds=holds, odd=of_text(odd_csv), named=("review.csv",)
+    )
+
+
+def journal() -> Kind:
+    from optuna.pruners import NopPruner
+
+    from src.search.space import Space
+    from src.search.store import SearchStore, ranked
+    from src.training.recipe import BASELINE
+    from src.training.runs import State
+
+    space = Space.of(BASELINE, {"lr": [1e-3, 2e-3, 3e-3], "dropout": [0.0, 0.1]})
+
+    def store_in(folder: Path) -> SearchStore:
+        options: dict[str, Any] = {"data": {"train_fingerprint": "abc"}, "sampler": "random", "seed": 0, "keep": 1}
+        where = {"folder": folder / "search", "results": folder / "results.csv"}
+        return SearchStore(**where, space=space, pruner=NopPruner(), **options)
+
+    def prepare(folder: Path) -> None:
+        store = store_in(folder)
+        for mrr in (0.5, 0.25):
+            trial = store.claim(3)
+            assert trial is not None
+            store.report(trial, 1, mrr)
+            store.end(trial, State.FINISHED, {"mrr": mrr})
+        store.claim(3)
+        (folder / "results.csv").unlink()
+
+    def read(folder: Path) -> Any:
+        store = store_in(folder)
+        trial = store.claim(4)
+        if trial is not None:
+            space.recipe(trial.params)
+            store.report(trial, 1, 0.1)
+        return ranked(store.rows())
+
+    def holds(rows: list[dict[str, Any]], right: Any) -> None:
+        assert len(rows) <= 3
+        assert all(isinstance(row["mrr"], int | float) and isinstance(row["trial"], int) for row in rows)
+
+    return Kind(
+        prepare=prepare,
+        target="search/journal.log",
+        read=read,
+        holds=holds,
+        odd=of_text(odd_lines),
+        named=("search/journal.log", "search: holds"),
+    )
+
+
+# ----------------------------------------------------------------------------------------------- pictures and archives
+
+PICTURES = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "TGA", "PCX", "SGI", "EPS", "PDF", "IM", "DDS")
+
+
+def pictures(format: str) -> Kind:
+    from PIL import Image
+
+    from src.filters.pictures import distinct_files, read_image
+
+    def prepare(folder: Path) -> None:
+        noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+        Image.fromarray(noise).save(folder / "picture", format)
+
+    def read(folder: Path) -> Image.Image | None:
+        distinct_files(["picture"], folder)
+        try:
+            return read_image(folder / "picture")
+        except InputError as error:  # who asks for a picture names it
+            raise InputError(f"picture: {error}" if str(error) else "") from None
+
+    def holds(found: Image.Image, right: Any) -> None:
+        assert found.mode == "RGB"
+        found.resize((4, 4))
+
+    def odd(rng: Generator, content: bytes, marker: Path) -> bytes:
+        """Dimensions, lengths and offsets of any size, where formats have them; in PNG with checksums that hold."""
+        changed, size = bytearray(content), int(pick(rng, (2, 4)))
+        at = int(rng.integers(min(len(content), 64)))
+        big = pick(rng, (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\x40\0", b"\0\x40\0\0", bytes(4)))
+        changed[at : at + size] = big[-size:]
+        if format == "PNG":
+            at = int(pick(rng, (16, 20)))
+            changed[at : at + 4] = big
+            changed[29:33] = zlib.crc32(changed[12:29]).to_bytes(4, "big")
+        return bytes(changed)
+
+    return Kind(prepare=prepare, target="picture", read=read, holds=holds, odd=odd, named=("picture",))
+
+
+def challenge_zip() -> Kind:
+    from src.sample.prepare import unpack_challenge
+
+    def npz(save: Callable, value: Any, name: str) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            save(value, Path(folder, name))
+            return Path(folder, name).read_bytes()
+
+    members = [
+        ("x/train/train.npz", npz(save_pairs, sample_pairs(), "train.npz")),
+        ("x/train/Images/0.jpg", b"picture"),
+        ("x/test/test.clean.npz", npz(save_test_captions, sample_pairs(), "test.clean.npz")),
+        ("inner.zip", make_zip(np.random.default_rng(0), [("a.txt", b"text" * 99)])),
+    ]
+
+    def read(folder: Path) -> dict[str, bytes]:
+        unpack_challenge(folder / "data", [folder / "challenge.zip"], "")
+        files = ("data/train/train.npz", "data/test/test.clean.npz")
+        return {name: (folder / name).read_bytes() for name in files}
+
+    def holds(found: dict[str, bytes], right: dict[str, bytes] | None) -> None:
+        assert all(found.values())
+        assert right is None or found == right
+
+    def odd(rng: Generator, content: bytes, marker: Path) -> bytes:
+        changed = list(members)
+        at = int(rng.integers(len(changed)))
+        name, member = changed[at]
+        names = (
+            f"../{name}",
+            f"/{name}",
+            "../" * 9 + str(marker),
+            str(marker),
+            "a/" * 300,
+            "n" * 300,
+            "x",
+            "x/train",
+            "",
+        )
+        names += (
+            "\0",
+            ".",
+            "..",
+            "x/train/train.npz/a",
+            "Images/train.npz",
+            "train.npz",
+            "b/train.npz",
+            "x/",
+            "é\udc80",
+        )
+        action = rng.integers(6)
+        if action == 0:
+            return odd_zip_fields(rng, make_zip(rng, changed))
+        if action == 1:
+            del changed[at]
+        elif action == 2:
+            changed.append((pick(rng, names), pick(rng, (member, b"", b"x"))))
+        elif action == 3:
+            changed[at] = (name, damage(rng, member)[1])
+        elif action == 4 and rng.integers(8) == 0:
+            for _ in range(1500):
+                content = make_zip(rng, [("a.zip", content)], stored=True)
+            return content
+        else:
+            changed[at] = (pick(rng, names), member)
+        return make_zip(rng, changed)
+
+    def prepare(folder: Path) -> None:
+        (folder / "challenge.zip").write_bytes(make_zip(np.random.default_rng(0), members))
+
+    named = ("challenge.zip", "the archives hold", "train.npz", "test.clean.npz", "inner.zip", ".zip")
+    return Kind(prepare=prepare, target="challenge.zip", read=read, holds=holds, odd=odd, named=named)
+
+
+def sample_marker() -> Kind:
+    from src.sample.dataset import FILES, MARKER, is_sample, make_sample
+
+    def read(folder: Path) -> bool:
+        try:
+            found = is_sample(folder)
+            make_sample(folder)
+        except InputError as error:
+            if "--scale" in str(error):
+                raise InputError(f"{MARKER}: {error}") from None
+            raise
+        return found
+
+    def prepare(folder: Path) -> None:
+        make_sample(folder, scale=0.03)
+
+    def holds(found: bool, right: Any) -> None:
+        assert isinstance(found, bool)
+
+    named = (MARKER, *FILES)
+    return Kind(prepare=prepare, target=MARKER, read=read, holds=holds, odd=of_text(odd_json), named=named)
+
+
 KINDS: dict[str, Callable[[], Kind]] = {
     "train NPZ": train_npz,
     "train NPZ with a cache": train_npz_cached,
@@ -442,4 +795,10 @@ KINDS: dict[str, Callable[[], Kind]] = {
     "recipe": recipe,
     "run.json": run_json,
     "weights": weights,
-}
+    "checkpoint": checkpoint,
+    "ranks": ranks,
+    "decisions": decisions,
+    "journal": journal,
+    "challenge zip": challenge_zip,
+    "sample's marker": sample_marker,
+} | {f"{format} picture": partial(pictures, format) for format in PICTURES}

@@ -141,9 +141,7 @@ def odd_json(rng: Generator, text: str) -> str:
     document = [json.loads(text)]
     tokens: dict[str, str] = {}
     for _ in range(rng.integers(1, 3)):
-        places = [
-            (node, key) for node in _nodes(document) for key in (node if isinstance(node, dict) else range(len(node)))
-        ]
+        places = [(node, key) for node in nodes(document) for key in keys(node)]
         if not places:
             break
         node, key = pick(rng, places)
@@ -161,11 +159,14 @@ def odd_json(rng: Generator, text: str) -> str:
     return text
 
 
-def _nodes(value: Any) -> list[Any]:
-    """All lists and objects in a JSON value."""
-    if not isinstance(value, dict | list):
-        return []
-    return [value] + [node for each in (value.values() if isinstance(value, dict) else value) for node in _nodes(each)]
+def nodes(value: Any) -> list[Any]:
+    """All lists and dictionaries in a value."""
+    return [value] + [node for key in keys(value) for node in nodes(value[key])] if keys(value) else []
+
+
+def keys(value: Any) -> list[Any]:
+    """The keys of a dictionary or the indices of a list; of anything else, none."""
+    return list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
 
 
 def odd_csv(rng: Generator, text: str) -> str:
@@ -276,8 +277,7 @@ def odd_npy(rng: Generator, content: bytes, marker: Path) -> bytes:
 
 def odd_npz(rng: Generator, content: bytes, marker: Path) -> bytes:
     """An archive whose checksums hold: of its members one is odd, lost, doubled or renamed, or sizes are invented."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        members = [(name, archive.read(name)) for name in archive.namelist()]
+    members = unzip(content)
     at, other = (int(rng.integers(len(members))) for _ in range(2))
     name, member = members[at]
     action = rng.integers(8)
@@ -295,13 +295,21 @@ def odd_npz(rng: Generator, content: bytes, marker: Path) -> bytes:
     return odd_zip_fields(rng, packed) if rng.integers(6) == 0 else packed
 
 
-def make_zip(rng: Generator, members: list[tuple[str, bytes]]) -> bytes:
+def unzip(content: bytes) -> list[tuple[str, bytes]]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return [(name, archive.read(name)) for name in archive.namelist()]
+
+
+def make_zip(rng: Generator, members: list[tuple[str, bytes]], *, stored: bool = False) -> bytes:
     """A zip of members in any compression; names may repeat."""
     file = io.BytesIO()
     methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(file, "w", pick(rng, methods)) as archive:
+    method = zipfile.ZIP_STORED if stored else pick(rng, methods)
+    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(file, "w", method) as archive:
         for name, member in members:
-            archive.writestr(zipfile.ZipInfo(name), member, compress_type=archive.compression)
+            info = zipfile.ZipInfo("x")
+            info.filename = name.encode(errors="replace").decode()  # as it is, NUL and all
+            archive.writestr(info, member, compress_type=method)
     return file.getvalue()
 
 
