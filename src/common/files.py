@@ -122,10 +122,15 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def read_json(path: str | Path) -> Any:
     """Read a JSON file. Raises InputError, naming the file, if it is missing or is not JSON."""
+    return parse_json(require_file(path).read_bytes(), f"{path}: not a JSON file")
+
+
+def parse_json(text: str | bytes, reason: str) -> Any:
+    """Parse JSON. Raises InputError with `reason` and why, also for numbers and nesting beyond Python's limits."""
     try:
-        return json.loads(require_file(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not a JSON file ({error})") from None
+        return json.loads(text.decode() if isinstance(text, bytes) else text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{reason} ({error})") from None
 
 
 def require_file(path: str | Path, hint: str = "") -> Path:

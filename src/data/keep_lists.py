@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from src.common.files import InputError
+from src.common.files import InputError, parse_json
 from src.data.npz import create_npz, open_npz
 from src.data.pairs import Pairs, Source, fingerprint, read_source, save_pairs
 
@@ -46,14 +46,12 @@ def open_keep_list(path: str | Path) -> KeepList:
         keep = archive.array("captions/keep", rank=1, kind="b")
         ids = archive.array("captions/ids", rank=1, kind="iu")
         scores = archive.array("captions/scores", rank=1, kind="f")
-        text = archive.array("provenance", rank=0, kind="U").item()
+        (text,) = archive.texts("provenance", rank=0)
     if not len(ids) == len(scores) == len(keep):
         raise InputError(f"{path}: has {len(ids)} ids, {len(scores)} scores and {len(keep)} choices; expected as many")
-    try:
-        provenance = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: its provenance is not JSON ({error})") from None
-    if not isinstance(provenance, dict) or not {"input_fingerprint", "higher_is_better"} <= provenance.keys():
+    provenance = parse_json(text, f"{path}: its provenance is not JSON")
+    required = {"input_fingerprint": str, "higher_is_better": bool}
+    if not isinstance(provenance, dict) or any(type(provenance.get(key)) is not kind for key, kind in required.items()):
         raise InputError(f"{path}: its provenance does not say for which pairs it was made")
     return KeepList(caption_ids=ids, scores=scores, keep=keep, provenance=provenance)
 
@@ -80,7 +78,7 @@ def source_of(pairs: Pairs) -> Source | None:
     if not np.array_equal(keep_list.caption_ids[keep_list.keep], pairs.caption_ids):
         return None
     origin = keep_list.provenance
-    return Source.at(origin.get("input_npz", "its input"), origin["input_fingerprint"])
+    return Source.at(str(origin.get("input_npz", "its input")), origin["input_fingerprint"])
 
 
 def keep_list_path(filtered_npz: Path) -> Path:

@@ -93,7 +93,22 @@ class NpzReader(zipfile.ZipFile):
             member.read(self.getinfo(f"{key}.npy").file_size - length * row_bytes)  # the header
             for start in range(0, length, rows):
                 count = min(rows, length - start)
-                yield np.frombuffer(member.read(count * row_bytes), dtype).reshape(count, *row_shape)
+                block = np.frombuffer(member.read(count * row_bytes), dtype).reshape(count, *row_shape)
+                if dtype.kind == "b" and block.view(np.uint8).max(initial=0) > 1:
+                    raise self.error(key, "has bytes other than 0 and 1, which are no booleans")
+                yield block
+
+    def texts(self, key: str, *, rank: int) -> list[str]:
+        """A member's texts as Python strings: the file spends 4 bytes a character on the longest one's length each."""
+        try:
+            texts = [text for block in self.blocks(key, rank=rank, kind="U") for text in block.tolist()]
+            for text in texts:
+                text.encode()
+        except InputError:
+            raise
+        except (ValueError, SystemError) as error:  # a lone surrogate, or beyond Unicode
+            raise self.error(key, f"holds what is no text ({error})") from None
+        return texts
 
     @contextmanager
     def _open_member(self, key: str) -> Iterator[IO[bytes]]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from src.common.files import InputError, atomic_path, read_json, require_file, write_json, write_text
+from src.common.files import InputError, atomic_path, parse_json, read_json, require_file, write_json, write_text
 from src.data.pairs import Pairs, fingerprint
 from src.filters.clip_model import Clip
 from src.filters.pictures import distinct_files, read_image
@@ -53,7 +53,7 @@ def score_pairs(
         "precision": machine.precision,
     }
     batches = _Batches(clip, pairs, files, file_of_image, images_at_once)
-    finished = _open_progress(progress_file, identity)
+    finished = _open_progress(progress_file, identity, batches.captions)
     scores = np.full(len(pairs), np.nan, np.float32)
     for batch, values in finished.items():
         scores[batches.captions[batch]] = values
@@ -125,12 +125,12 @@ def open_scores(path: Path, input_fingerprint: str) -> tuple[np.ndarray, dict[st
     are numbers, or if the record says that they are of other pairs."""
     record = require_file(path, "--scores-input takes what --scores-output wrote").with_suffix(".json")
     made = read_json(record) if record.exists() else {}
-    if made and (not isinstance(made, dict) or made.get("input_fingerprint") != input_fingerprint):
+    if not isinstance(made, dict) or (made and made.get("input_fingerprint") != input_fingerprint):
         raise InputError(f"{path}: scores of other pairs than these ({input_fingerprint}), says {record}")
     try:
         scores = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{path}: not an array of scores ({error})") from None
+    except Exception as error:  # NumPy's parser, zipfile and what allocates raise a dozen kinds for damaged bytes
+        raise InputError(f"{path}: not an array of scores ({str(error) or type(error).__name__})") from None
     if not isinstance(scores, np.ndarray) or scores.ndim != 1 or scores.dtype.kind != "f" or np.isinf(scores).any():
         raise InputError(f"{path}: not an array of scores, one finite number (or NaN) a caption")
     return scores.astype(np.float32), made
@@ -169,16 +169,17 @@ class _Batches(Dataset):
         return torch.stack(pixels), tokens, torch.from_numpy(image_of_caption), reasons
 
 
-def _open_progress(path: Path, identity: dict[str, Any]) -> dict[int, list[float]]:
-    """The scores of the finished batches. Lines that were cut off or hold NaN are taken out, to be done again.
+def _open_progress(path: Path, identity: dict[str, Any], captions: list[np.ndarray]) -> dict[int, list[float]]:
+    """The scores of the finished batches, of these `captions`. Lines that were cut off, are damaged or hold NaN are
+    taken out, to be done again.
 
     JSON lines: the identity, then {"batch": i, "scores": of its captions}.
     """
     identity = json.loads(json.dumps(identity))
     records = []
-    with suppress(FileNotFoundError, json.JSONDecodeError):
+    with suppress(FileNotFoundError, InputError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            records.append(json.loads(line))
+            records.append(parse_json(line, "cut off or damaged"))
     found, *scored = records or [identity]
     differing = [key for key in identity if not isinstance(found, dict) or found.get(key) != identity[key]]
     if differing:
@@ -186,6 +187,14 @@ def _open_progress(path: Path, identity: dict[str, Any]) -> dict[int, list[float
             f"{path}: holds the scores so far of another run (another {', '.join(differing)}); "
             "repeat that run's arguments, remove the file, or choose another --scores-output"
         )
-    scored = [record for record in scored if not np.isnan(record["scores"]).any()]
+    scored = [record for record in scored if _is_batch(record, captions)]
     write_text(path, "".join(json.dumps(record) + "\n" for record in (identity, *scored)))
     return {record["batch"]: record["scores"] for record in scored}
+
+
+def _is_batch(record: Any, captions: list[np.ndarray]) -> bool:
+    """Whether a line of a progress file has a cosine for each caption of a batch."""
+    batch, scores = (record.get("batch"), record.get("scores")) if isinstance(record, dict) else (None, None)
+    if type(batch) is not int or not 0 <= batch < len(captions) or not isinstance(scores, list):
+        return False
+    return len(scores) == len(captions[batch]) and all(type(score) is float and abs(score) < 2 for score in scores)

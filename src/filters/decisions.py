@@ -12,6 +12,7 @@ import pandas as pd
 
 from src.common.files import InputError, atomic_path, now
 from src.data.pairs import Pairs
+from src.filters.tables import read_table
 
 KEEP, DROP = "keep", "drop"
 FIELDS = ["decision", "decided", "image", "caption", "input_fingerprint"]  # beside caption_id
@@ -52,11 +53,7 @@ class ReviewDecisions:
         if not self.path.exists():
             return pd.DataFrame(columns=FIELDS, index=pd.Index([], dtype=np.int64), dtype=str)
         dtypes = {"caption_id": np.int64} | dict.fromkeys(FIELDS, str)
-        try:
-            table = pd.read_csv(self.path, dtype=dtypes, usecols=[*dtypes], keep_default_na=False)
-        except ValueError as error:
-            raise InputError(f"{self.path}: not a table of review decisions ({error})") from None
-        table = table.set_index("caption_id")[FIELDS]
+        table = read_table(self.path, dtypes, "a table of review decisions").set_index("caption_id")[FIELDS]
         others = set(table.input_fingerprint) - {self.input_fingerprint}
         if others:
             raise InputError(

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from src.common.files import InputError, atomic_path, read_json, write_json
 from src.data.pairs import Pairs
+from src.filters.tables import read_table
 from src.training.inputs import OnDevice
 from src.training.metrics import ranks_of, score_chunks
 from src.training.model import Translator, translate
@@ -86,11 +87,14 @@ def find_ranks(path: Path, pairs: Pairs, identity: dict[str, Any]) -> tuple[pd.D
     dtypes = {"caption_id": np.int64, "caption": str, "image": str, "rank": np.float64, "score": np.float32}
     for place in range(1, min(DEPTH, pairs.num_images) + 1):
         dtypes |= {f"preferred_{place}": str, f"preferred_score_{place}": np.float32}
-    try:
-        table = pd.read_csv(path, dtype=dtypes, usecols=list(dtypes), keep_default_na=False)
-    except ValueError as error:
-        raise InputError(f"{path}: not a table of ranks ({error}); remove it") from None
-    finite = np.isfinite(table[["rank", "score"]].to_numpy()).all()
-    if not finite or not np.array_equal(table.caption_id, pairs.caption_ids):
+    table = read_table(path, dtypes, "a table of ranks", "; remove it")
+    numbers, preferred = table.select_dtypes("number"), [name for name in table if name[10:].isdigit()]
+    if not (
+        np.array_equal(table.caption_id, pairs.caption_ids)
+        and np.array_equal(table.image, pairs.image_names[pairs.image_of_caption])
+        and np.isfinite(numbers.to_numpy()).all()
+        and table["rank"].between(1, pairs.num_images).all()
+        and table[preferred].isin(pairs.image_names).all(axis=None)
+    ):
         raise InputError(f"{path}: not one finite rank and score for each caption of {pairs.source}; remove it")
     return table, made

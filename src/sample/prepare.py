@@ -12,7 +12,6 @@ import os
 import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,6 +24,8 @@ from src.common.kaggle import kaggle
 from src.data.pairs import embedding_dims
 from src.sample.dataset import WORK, is_sample, make_sample, remove_sample
 
+DEEPEST = 3  # zips in zips; what holds itself would have no end
+
 
 def unpack_challenge(data_dir: Path, zips: list[Path], competition: str) -> None:
     """Unpack `zips`, or what Kaggle has for `competition` if there are none; a sample gives way. Raises InputError,
@@ -35,7 +36,7 @@ def unpack_challenge(data_dir: Path, zips: list[Path], competition: str) -> None
         for archive in zips or list(folder.glob("*.zip")):
             _unpack(archive, folder)
         train, test = _folder_of(folder, "train.npz"), _folder_of(folder, "test.clean.npz")
-        images = [path for path in folder.rglob("Images") if path.is_dir()]
+        images = [path for path in folder.rglob("Images") if path.is_dir() and path not in (train, *train.parents)]
         if images and not (train / "Images").exists():
             images[0].rename(train / "Images")
         remove_sample(data_dir)
@@ -45,17 +46,23 @@ def unpack_challenge(data_dir: Path, zips: list[Path], competition: str) -> None
     print(f"{data_dir}: the challenge's data are in place")
 
 
-def _unpack(archive: Path, folder: Path) -> None:
+def _unpack(archive: Path, folder: Path, depth: int = 0) -> None:
     """Unpack a zip, and the zips in it, into folders of their own below `folder`."""
+    if depth > DEEPEST:
+        raise InputError(f"{archive.name}: a zip in {depth} others, of which none is the challenge's")
     target = Path(tempfile.mkdtemp(dir=folder))
     try:
         with zipfile.ZipFile(require_file(archive)) as file:
             for member in tqdm(file.infolist(), f"unpacking {archive.name}", unit="file", leave=False):
                 file.extract(member, target)  # drops ".." and absolute paths
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except InputError:
+        raise
+    except OSError as error:  # no room for it, or no such name here
+        raise InputError(f"{archive}: cannot be unpacked ({error.strerror or error})") from None
+    except Exception as error:  # zipfile and the inflaters raise a dozen kinds for damaged bytes
         raise InputError(f"{archive}: not a zip file, or a damaged one ({error})") from None
     for inner in sorted(target.rglob("*.zip")):
-        _unpack(inner, folder)
+        _unpack(inner, folder, depth + 1)
         inner.unlink()
 
 

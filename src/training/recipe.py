@@ -26,6 +26,9 @@ def types_of(annotation: Any) -> tuple[type, ...]:
     return get_args(annotation) or (annotation,)
 
 
+LIMIT = 2**63  # of numbers: torch takes no larger seeds
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """How to train one translator. Raises InputError for a value that makes no sense."""
@@ -66,8 +69,12 @@ class Recipe:
                 raise InputError(f"{flag} {value!r}: expected {' or '.join(kind.__name__ for kind in kinds)}")
             if choices and value not in choices:
                 raise InputError(f"{flag} {value}: expected one of {', '.join(choices)}")
-            if low is not None and value is not None and not low <= value < float("inf"):
-                raise InputError(f"{flag} {value}: expected a number of at least {low}")
+            if low is not None and value is not None and not low <= value < LIMIT:
+                raise InputError(
+                    f"{flag} {value}: expected a number of at least {low}" + " and below 2^63" * (value > low)
+                )
+        if not self.name.isprintable() or Path(self.name).name != self.name:  # is part of the names of folders
+            raise InputError(f"--name {self.name!r}: expected what can be a folder's name")
         if not 0 < self.val_fraction < 1 or self.dropout >= 1:
             raise InputError("--val-fraction must be between 0 and 1 and --dropout below 1")
         if self.lr == 0 or self.tau == 0 or self.infonce_weight + self.regression_weight == 0:
@@ -114,7 +121,10 @@ def load_recipe(name_or_path: str) -> Recipe:
     if not isinstance(values, dict) or not values.keys() <= asdict(BASELINE).keys():
         unknown = sorted(values.keys() - asdict(BASELINE)) if isinstance(values, dict) else type(values).__name__
         raise InputError(f"{name_or_path}: expected an object with a recipe's fields; found {unknown}")
-    return Recipe(**values)
+    try:
+        return Recipe(**values)
+    except InputError as error:
+        raise InputError(f"{name_or_path}: {error}") from None
 
 
 def recorded_recipe(values: Mapping[str, Any]) -> Recipe:

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from src.common.files import InputError, read_json, sha256, write_json
 from src.training.recipe import Recipe, difference, recorded_recipe
@@ -142,21 +143,44 @@ def read_run(run_dir: Path) -> RunRecord | None:
         results = dict(values.get("results", {}))
         own_measures, figures = results.pop("own_validation", None), _known(Results, results)
         measures = {name: value for name, value in results.items() if name not in figures}
+        if results and not (_are_measures(measures) and (own_measures is None or _are_measures(own_measures))):
+            raise TypeError("its measures are not numbers")
         parts = {
             "recipe": recorded_recipe(values["recipe"]),
             "data": DataRecord(**_known(DataRecord, values["data"])),
             "provenance": Provenance(**_known(Provenance, values)),
             "results": Results(measures=measures, own_measures=own_measures, **figures) if results else None,
-            "submission": FileRecord(**values["submission"]) if "submission" in values else None,
+            "submission": FileRecord(**_known(FileRecord, values["submission"])) if "submission" in values else None,
         }
-        return RunRecord(**({"run_name": run_dir.name} | _known(RunRecord, values) | parts))
-    except (TypeError, KeyError, AttributeError) as error:
+        rest = {name: value for name, value in values.items() if name not in parts}
+        return RunRecord(**({"run_name": run_dir.name} | _known(RunRecord, rest) | parts))
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise InputError(f"{path}: not a run's record ({error!r}); move the folder away") from None
 
 
 def _known(record: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    names = {option.name for option in fields(record)}
-    return {name: value for name, value in values.items() if name in names}
+    """Those of the values that are fields of a record. Raises TypeError for one of another type."""
+    names = values.keys()
+    known = {option.name: option.type for option in fields(record) if option.name in names}
+    for name, kind in known.items():
+        if not _fits(values[name], kind):
+            raise TypeError(f"{name} is {type(values[name]).__name__}")
+    return {name: values[name] for name in known}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value that was read from JSON is of a type, such as `int | None`, `list[str]` or `dict[str, float]`."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return any(_fits(value, each) for each in args)
+    if origin in (dict, list):
+        values = value.values() if isinstance(value, dict) else value
+        return isinstance(value, origin) and all(_fits(each, args[-1]) for each in values)
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def _are_measures(value: Any) -> bool:
+    return _fits(value, dict[str, float]) and "mrr" in value
 
 
 def write_run(run_dir: Path, record: RunRecord) -> None:
