@@ -26,7 +26,7 @@ def types_of(annotation: Any) -> tuple[type, ...]:
     return get_args(annotation) or (annotation,)
 
 
-LIMIT = 2**63  # of numbers: torch takes no larger seeds
+LIMITS = {int: 2**63, float: 3.4e38}  # of torch: its seeds are int64, its hyperparameters float32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,10 +69,9 @@ class Recipe:
                 raise InputError(f"{flag} {value!r}: expected {' or '.join(kind.__name__ for kind in kinds)}")
             if choices and value not in choices:
                 raise InputError(f"{flag} {value}: expected one of {', '.join(choices)}")
-            if low is not None and value is not None and not low <= value < LIMIT:
-                raise InputError(
-                    f"{flag} {value}: expected a number of at least {low}" + " and below 2^63" * (value > low)
-                )
+            if low is not None and value is not None and not low <= value < LIMITS[kinds[0]]:
+                too_large = f" and below {LIMITS[kinds[0]]:g}" if value > low else ""
+                raise InputError(f"{flag} {value}: expected a number of at least {low}{too_large}")
         if not self.name.isprintable() or Path(self.name).name != self.name:  # is part of the names of folders
             raise InputError(f"--name {self.name!r}: expected what can be a folder's name")
         if not 0 < self.val_fraction < 1 or self.dropout >= 1:

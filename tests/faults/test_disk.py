@@ -16,7 +16,7 @@ from tests.faults.conftest import SCRIPTS, contents, fill, is_written_at_once, r
 ROOM = 1 << 28  # bytes, enough for any of these
 ALL = os.environ.get("FAULTS") == "all"
 ON_A_DISK = tuple(SCRIPTS) if ALL else ("train", "search", "clip", "sample")
-LIMITED = tuple(SCRIPTS) if ALL else ("ensemble", "topk", "combine")
+SIZE_LIMITED = tuple(SCRIPTS) if ALL else ("ensemble", "topk", "combine")
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_a_full_or_read_only_disk(name, disk, expected, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LIMITED)
+@pytest.mark.parametrize("name", SIZE_LIMITED)
 def test_a_limit_on_the_size_of_files(name, inputs, expected, tmp_path):
     (whole, sizes), folder = expected(name), fill(tmp_path / "project", inputs)
     limit = sorted(sizes)[-2] if len(sizes) > 1 else sizes[0] // 2  # none but the largest is too large
