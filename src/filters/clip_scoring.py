@@ -104,9 +104,11 @@ def _worker_deaths_told() -> Iterator[None]:
 def save_scores(path: Path, pairs: Pairs, scores: np.ndarray, unreadable: dict[int, str], made: dict[str, Any]) -> None:
     """Write scores (N,) to `path`, ….npy; beside it the record `made` as ….json, and the captions without a score,
     if there are any, as ….bad_images.csv."""
+    record = path.with_suffix(".json")
+    record.unlink(missing_ok=True)  # at no moment does a record stand beside another's scores
     with atomic_path(path) as temporary:
         np.save(temporary, scores)
-    write_json(path.with_suffix(".json"), made)
+    write_json(record, made)
     bad_images = path.with_suffix(".bad_images.csv")
     bad_images.unlink(missing_ok=True)
     if unreadable:

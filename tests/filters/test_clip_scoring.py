@@ -177,6 +177,20 @@ def test_captions_of_unreadable_images_have_no_score_until_these_are_put_right(
 # ---------------------------------------------------------------------------------------------------- the files
 
 
+def test_no_record_stands_beside_scores_that_it_is_not_of(tmp_path, monkeypatch):
+    def die(path, value):
+        raise KeyboardInterrupt
+
+    path, values = tmp_path / "scores.npy", np.array([0.5], np.float32)
+    save_scores(path, None, values, {}, {"input_fingerprint": "0123", "clip": "one"})
+    monkeypatch.setattr(src.filters.clip_scoring, "write_json", die)  # killed between the two files
+    with pytest.raises(KeyboardInterrupt):
+        save_scores(path, None, values + 1, {}, {"input_fingerprint": "0123", "clip": "another"})
+    read, made = open_scores(path, "0123")
+    np.testing.assert_array_equal(read, values + 1)
+    assert made == {}
+
+
 def test_scores_read_back_with_their_record(tmp_path):
     values = np.array([0.25, np.nan, -1], np.float32)
     save_scores(tmp_path / "scores.npy", None, values, {}, {"input_fingerprint": "0123"})
