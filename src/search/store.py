@@ -175,6 +175,7 @@ class SearchStore:
         """Raises an error unless a trial of the journal is one of this search."""
         choices, attributes = self.space.choices, trial.user_attrs
         sane = trial.params.keys() == choices.keys() and type(attributes.get("starts", 0)) is int
+        sane = sane and isinstance(trial.system_attrs, dict)
         sane = sane and all(trial.params[name] in choices[name] for name in choices)
         if sane and trial.state.is_finished():
             row = attributes["row"]

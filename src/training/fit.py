@@ -5,6 +5,7 @@ A resumed run continues exactly as if it had never stopped.
 
 import math
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -134,6 +135,9 @@ def _restore(path: Path, identity: dict[str, Any], trainer: Trainer, best_mrr: B
     if not path.exists():
         raise InputError(f"{path}: no such file, so there is nothing to resume; start without --resume")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch.load itself compares no checksums
+                raise ValueError(f"{damaged} is damaged")
         state = torch.load(path, map_location=trainer.machine.device, weights_only=True)
         theirs = {**state["identity"], "recipe": asdict(recorded_recipe(state["identity"]["recipe"]))}
         differing = [name for name in identity if theirs.get(name) != identity[name]]

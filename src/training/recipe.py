@@ -3,6 +3,7 @@
 A script or a user states only what differs: `replace(BASELINE, batch_size=5000)` or `--batch-size 5000`.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ def types_of(annotation: Any) -> tuple[type, ...]:
     return get_args(annotation) or (annotation,)
 
 
-LIMIT = 2**63  # of numbers: torch takes no larger seeds
+LIMIT = 2**63  # of integers: torch takes no larger seeds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,9 +70,10 @@ class Recipe:
                 raise InputError(f"{flag} {value!r}: expected {' or '.join(kind.__name__ for kind in kinds)}")
             if choices and value not in choices:
                 raise InputError(f"{flag} {value}: expected one of {', '.join(choices)}")
-            if low is not None and value is not None and not low <= value < LIMIT:
+            limit = LIMIT if isinstance(value, int) else math.inf
+            if low is not None and value is not None and not low <= value < limit:
                 raise InputError(
-                    f"{flag} {value}: expected a number of at least {low}" + " and below 2^63" * (value > low)
+                    f"{flag} {value}: expected a number of at least {low}" + ", below 2^63" * (value >= low)
                 )
         if not self.name.isprintable() or Path(self.name).name != self.name:  # is part of the names of folders
             raise InputError(f"--name {self.name!r}: expected what can be a folder's name")

@@ -654,7 +654,7 @@ def journal() -> Kind:
 
 # ----------------------------------------------------------------------------------------------- pictures and archives
 
-PICTURES = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "TGA", "PCX", "SGI", "IM", "DDS")
+PICTURES = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "TGA", "PCX", "SGI", "DDS")
 
 
 def pictures(format: str) -> Kind:
