@@ -6,6 +6,7 @@ fixed, random encoders that share no space embed them, so translating between th
 
 import csv
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ SWAPPED_SHARE = 0.1
 SAMPLE_VERSION = 1  # raise it when the same scale and seed give other files than before
 WORK = "prepare"  # what is not yet, or no longer, in place is in temporary folders of this name
 MARKER = "SAMPLE.json"  # tells which sample a folder holds, and a hash of each file that was made
+MARKED = ("version", "scale", "seed", "train_images", "train_captions", "swapped_captions", "test_captions")
 FILES = (
     "train/train.npz",
     "train/captions.txt",
@@ -90,11 +92,17 @@ def _inspect(data_dir: Path) -> tuple[dict[str, Any], list[str], list[str]]:
     empty folder is not there. Raises InputError for a marker that was not written here."""
     path = data_dir / MARKER
     marker = read_json(path) if path.exists() else {"files": {}}
-    if not isinstance(marker, dict) or not isinstance(marker.get("files"), dict):
+    if not isinstance(marker, dict) or not isinstance(marker.get("files"), dict) or not _are_numbers(marker):
         raise InputError(f"{path}: not a marker of the sample; move it away")
     there = [name for name in FILES if (data_dir / name).is_file() or any((data_dir / name).glob("*"))]
     made = [name for name in there if marker["files"].get(name) == _fingerprint(data_dir / name)]
     return marker, made, [name for name in there if name not in made]
+
+
+def _are_numbers(marker: dict[str, Any]) -> bool:
+    """Whether a marker's version, scale, seed and sizes are: all of them, or none of them where there is no marker."""
+    values = [marker.get(name, math.nan) for name in MARKED]
+    return len(marker) == 1 or all(type(value) in (int, float) and 0 <= value < 2**63 for value in values)
 
 
 def _fingerprint(path: Path) -> str:

@@ -11,6 +11,7 @@ repair. A trial that is running without its lock was left by a process that died
 """
 
 import json
+import math
 import os
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
@@ -37,6 +38,10 @@ TABLE_MEASURES = ("mrr", "recall_at_1", "recall_at_5", "recall_at_10", "challeng
 TABLE_REMARKS = ("training_seconds", "device", "precision", "ended", "run", "reason")
 
 TrialRow = dict[str, Any]  # of the table: a value for each column, "" for none
+
+
+class _OtherSearch(Exception):
+    """The folder holds a search with other settings."""
 
 
 @dataclass(kw_only=True)
@@ -77,9 +82,15 @@ class SearchStore:
                     sampler=optuna.samplers.RandomSampler(),  # is never asked: all is drawn before
                     pruner=self.pruner,
                 )
-            except (ValueError, KeyError, TypeError, AssertionError) as error:
-                raise InputError(f"{journal}: not a search's journal, or a damaged one ({error})") from None
-            self._check_settings()
+                self._check_settings()
+                for trial in self._trials():
+                    self._check_trial(trial)
+            except OSError:
+                raise
+            except _OtherSearch as error:
+                raise InputError(f"{self.folder}: {error}") from None
+            except Exception as error:  # Optuna takes the lines of a journal for what it wrote
+                raise InputError(f"{journal}: not a search's journal, or a damaged one ({error!r})") from None
             self._publish()
 
     def exclusive(self) -> AbstractContextManager[None]:
@@ -158,7 +169,21 @@ class SearchStore:
                 settings |= settings.pop(part)
         if differing := ", ".join(name for name in theirs | ours if theirs.get(name) != ours.get(name)):
             advice = "choose another --models-dir and --results, or remove it"
-            raise InputError(f"{self.folder}: holds a search with another {differing}; {advice}")
+            raise _OtherSearch(f"holds a search with another {differing}; {advice}")
+
+    def _check_trial(self, trial: FrozenTrial) -> None:
+        """Raises an error unless a trial of the journal is one of this search."""
+        choices, attributes = self.space.choices, trial.user_attrs
+        sane = trial.params.keys() == choices.keys() and type(attributes.get("starts", 0)) is int
+        sane = sane and isinstance(trial.system_attrs, dict)
+        sane = sane and all(trial.params[name] in choices[name] for name in choices)
+        if sane and trial.state.is_finished():
+            row = attributes["row"]
+            json.dumps(row, ensure_ascii=False).encode()  # can be written to the table
+            sane = row["trial"] == trial.number + 1 and all(row[name] == trial.params[name] for name in choices)
+            sane = sane and (row["state"] != State.FINISHED or math.isfinite(row["mrr"]))
+        if not sane:
+            raise ValueError(f"trial {trial.number + 1} is none of this search")
 
     def _publish(self) -> None:
         """Write the table and the best recipe, and remove the weights of all but the best."""

@@ -5,6 +5,7 @@ A resumed run continues exactly as if it had never stopped.
 
 import math
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -134,18 +135,46 @@ def _restore(path: Path, identity: dict[str, Any], trainer: Trainer, best_mrr: B
     if not path.exists():
         raise InputError(f"{path}: no such file, so there is nothing to resume; start without --resume")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch.load itself compares no checksums
+                raise ValueError(f"{damaged} is damaged")
         state = torch.load(path, map_location=trainer.machine.device, weights_only=True)
         theirs = {**state["identity"], "recipe": asdict(recorded_recipe(state["identity"]["recipe"]))}
         differing = [name for name in identity if theirs.get(name) != identity[name]]
-        if differing:
-            raise InputError(f"{path}: is of a run with another {', '.join(differing)}; start without --resume")
-        trainer.translator.load_state_dict(state["translator"])
-        trainer.optimizer.load_state_dict(state["optimizer"])
-        vars(best_mrr).update(state["best_mrr"])
-        vars(best_loss).update(state["best_loss"])
-        return state["history"]
-    except InputError:
-        raise
+        if not differing:
+            _check_form(state, trainer)
+            trainer.translator.load_state_dict(state["translator"])
+            # The groups are this trainer's own, whose learning rate is set before each step.
+            trainer.optimizer.load_state_dict(trainer.optimizer.state_dict() | {"state": state["optimizer"]["state"]})
+            vars(best_mrr).update(state["best_mrr"])
+            vars(best_loss).update(state["best_loss"])
     except Exception as error:  # torch.load raises what it likes for a damaged file
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: not a checkpoint of this project ({reason}); start without --resume") from None
+    if differing:
+        raise InputError(f"{path}: is of a run with another {', '.join(differing)}; start without --resume")
+    return state["history"]
+
+
+def _check_form(state: dict[str, Any], trainer: Trainer) -> None:
+    """Raises an error unless a checkpoint has all that one of this trainer has: its optimizer writes to tensors of
+    any shape as if they had the right one."""
+    weights, history = trainer.translator.state_dict(), state["history"]
+    moments = [{"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p} for p in trainer.translator.parameters()]
+    best = {"value": 0.0, "epoch": 0, "weights": weights}
+    form = {"translator": weights, "optimizer": dict(enumerate(moments)), "best_mrr": best, "best_loss": best}
+    whole = _has_form(state | {"optimizer": state["optimizer"]["state"]}, form)
+    for epoch, row in enumerate(history, 1):
+        whole &= row["epoch"] == epoch and row.keys() == history[0].keys() >= {"train_loss", "regression_loss", "mrr"}
+        whole &= all(type(value) in (int, float) for value in row.values())
+    if not whole or not all(1 <= state[name]["epoch"] <= len(history) for name in ("best_mrr", "best_loss")):
+        raise ValueError("something in it is missing or of another shape")
+
+
+def _has_form(value: Any, form: Any) -> bool:
+    """Whether a value has the type, or the shape and dtype, of another; and each of a dictionary's values has."""
+    if isinstance(form, dict):
+        return isinstance(value, dict) and all(name in value and _has_form(value[name], form[name]) for name in form)
+    if isinstance(form, Tensor):
+        return isinstance(value, Tensor) and (value.shape, value.dtype) == (form.shape, form.dtype)
+    return type(value) is type(form)
