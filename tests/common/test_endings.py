@@ -91,18 +91,6 @@ def test_an_interruption_is_one_word_wherever_it_comes(work, tmp_path):
         assert process.returncode == 130
 
 
-def test_an_interruption_among_the_first_imports_is_one_word(tmp_path):
-    (tmp_path / "script.py").write_text("import src, time\nprint('on', flush=True)\ntime.sleep(60)")
-    command, environment = [sys.executable, str(tmp_path / "script.py")], os.environ | {"PYTHONPATH": str(REPO)}
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "on\n"
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=10)[1] == "interrupted\n"
-        assert process.returncode == -signal.SIGINT
-
-
 @pytest.mark.parametrize("allocate", [torch.empty, np.empty, lambda size: raising(MemoryError())()])
 def test_memory_that_cannot_be_had_ends_with_advice(allocate, capsys):
     with pytest.raises(SystemExit) as end:
