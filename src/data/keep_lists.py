@@ -49,6 +49,8 @@ def open_keep_list(path: str | Path) -> KeepList:
         (text,) = archive.texts("provenance", rank=0)
     if not len(ids) == len(scores) == len(keep):
         raise InputError(f"{path}: has {len(ids)} ids, {len(scores)} scores and {len(keep)} choices; expected as many")
+    if np.isinf(scores).any():
+        raise InputError(f"{path}: captions/scores has infinite numbers")
     provenance = parse_json(text, f"{path}: its provenance is not JSON")
     required = {"input_fingerprint": str, "higher_is_better": bool}
     if not isinstance(provenance, dict) or any(type(provenance.get(key)) is not kind for key, kind in required.items()):

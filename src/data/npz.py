@@ -5,6 +5,7 @@ with a file is an InputError that names the file and the member.
 """
 
 import math
+import sys
 import threading
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -100,14 +101,16 @@ class NpzReader(zipfile.ZipFile):
 
     def texts(self, key: str, *, rank: int) -> list[str]:
         """A member's texts as Python strings: the file spends 4 bytes a character on the longest one's length each."""
+        texts: list[str] = []
+        for block in self.blocks(key, rank=rank, kind="U"):
+            if block.view(f"{block.dtype.byteorder}u4").max(initial=0) > sys.maxunicode:
+                raise self.error(key, "holds characters that there are none of")
+            texts += block.tolist()
         try:
-            texts = [text for block in self.blocks(key, rank=rank, kind="U") for text in block.tolist()]
             for text in texts:
                 text.encode()
-        except InputError:
-            raise
-        except (ValueError, SystemError) as error:  # a lone surrogate, or beyond Unicode
-            raise self.error(key, f"holds what is no text ({error})") from None
+        except UnicodeEncodeError as error:  # half a surrogate pair
+            raise self.error(key, f"holds text that cannot be written ({error})") from None
         return texts
 
     @contextmanager

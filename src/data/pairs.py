@@ -135,7 +135,7 @@ def fingerprint(path: str | Path) -> str:
 def read_source(path: str | Path) -> Source | None:
     """What a file records as its source. Raises InputError as `open_pairs` does."""
     with open_npz(path) as archive:
-        if "source/paths" not in archive and "source/fingerprint" not in archive:
+        if not any(name.startswith("source/") for name in archive.namelist()):
             return None
         (contents,) = archive.texts("source/fingerprint", rank=0)
         return Source(tuple(archive.texts("source/paths", rank=1)), contents)

@@ -130,7 +130,8 @@ def open_scores(path: Path, input_fingerprint: str) -> tuple[np.ndarray, dict[st
     if not isinstance(made, dict) or (made and made.get("input_fingerprint") != input_fingerprint):
         raise InputError(f"{path}: scores of other pairs than these ({input_fingerprint}), says {record}")
     try:
-        scores = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:  # NumPy does not close what it takes for a damaged archive
+            scores = np.load(file, allow_pickle=False)
     except Exception as error:  # NumPy's parser, zipfile and what allocates raise a dozen kinds for damaged bytes
         raise InputError(f"{path}: not an array of scores ({str(error) or type(error).__name__})") from None
     if not isinstance(scores, np.ndarray) or scores.ndim != 1 or scores.dtype.kind != "f" or np.isinf(scores).any():

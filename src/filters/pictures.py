@@ -17,10 +17,16 @@ BARE: dict[str, Any] = {"xticks": [], "yticks": [], "frame_on": False}  # axes t
 
 def read_image(path: Path) -> Image.Image:
     """Read an image of any mode upright and as RGB. Raises InputError with the reason, whatever that is."""
+    Image.init()
+    formats = [name for name in Image.ID if name != "EPS"]  # which Pillow draws by running Ghostscript
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        if path.exists() and not path.is_file():  # a pipe or a device might have no end
+            raise InputError("is not a file")
+        with warnings.catch_warnings(), Image.open(path, formats=formats) as image:
             warnings.simplefilter("ignore")  # of oddities in metadata
             return ImageOps.exif_transpose(image).convert("RGB")
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError("no such file") from None
     except Exception as error:  # a damaged file makes decoders raise nearly anything
@@ -43,7 +49,7 @@ def distinct_files(names: Iterable[str], folder: Path) -> tuple[list[Path], np.n
         try:
             status = path.stat()
             keys.append((status.st_dev, status.st_ino))
-        except OSError:
+        except (OSError, ValueError):  # ValueError: what no file can be called
             keys.append(path)
         files.setdefault(keys[-1], path)
     index = {key: place for place, key in enumerate(files)}

@@ -110,7 +110,9 @@ def test_json_comes_back_as_it_was(tmp_path):
     assert (tmp_path / "some.json").read_text(encoding="utf-8").endswith("}\n")
 
 
-@pytest.mark.parametrize("content", [b"", b"{'a': 1}", b'{"a": ', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{'a': 1}", b'{"a": ', b"\xff\xfe", b"[" * 100_000, b"9" * 5000], ids=lambda content: content[:9]
+)
 def test_what_is_not_json_is_named(tmp_path, content):
     (tmp_path / "some.json").write_bytes(content)
     with pytest.raises(InputError, match=r"some\.json: not a JSON file"):

@@ -125,6 +125,10 @@ GOOD = {"captions/ids": IDS, "captions/scores": SCORES, "captions/keep": KEEP, "
         ({"provenance": np.array("{")}, "provenance is not JSON"),
         ({"provenance": np.array("[1]")}, "does not say for which pairs"),
         ({"provenance": np.array('{"model": "x"}')}, "does not say for which pairs"),
+        ({"provenance": np.array('{"input_fingerprint": 0, "higher_is_better": true}')}, "does not say for which"),
+        ({"provenance": np.array("[" * 100_000)}, "provenance is not JSON"),
+        ({"captions/scores": np.full(5, np.inf, np.float32)}, "captions/scores has infinite numbers"),
+        ({"captions/keep": np.full(5, 2, np.uint8).view(bool)}, "bytes other than 0 and 1"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_said(tmp_path, changes, reason):

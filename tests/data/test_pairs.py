@@ -358,6 +358,14 @@ def test_ids_and_names_that_repeat_are_named(arrays, write):
         open_pairs(write(repeated))
 
 
+@pytest.mark.parametrize("character", [0xD800, 0x110000, 0x14000000])
+def test_characters_that_are_none_are_refused(arrays, write, character):
+    codes = np.ascontiguousarray(arrays["captions/text"]).view(np.uint32)
+    codes[1] = character
+    with pytest.raises(InputError, match=r"train\.npz: captions/text holds"):
+        open_pairs(write(arrays | {"captions/text": codes.view(arrays["captions/text"].dtype)}))
+
+
 class Payload:
     """Creates a file when it is unpickled."""
 

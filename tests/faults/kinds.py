@@ -654,7 +654,7 @@ def journal() -> Kind:
 
 # ----------------------------------------------------------------------------------------------- pictures and archives
 
-PICTURES = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "TGA", "PCX", "SGI", "DDS")
+PICTURES = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000")
 
 
 def pictures(format: str) -> Kind:

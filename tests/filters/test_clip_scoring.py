@@ -1,6 +1,7 @@
 """Scores by a CLIP: those of a plain loop, each image encoded once, the same after an interruption, unreadable images
 told apart, and files that say what they are of."""
 
+import json
 import os
 import shutil
 import signal
@@ -136,6 +137,14 @@ def test_an_interrupted_run_continues_and_scores_of_another_model_or_data_are_ne
             score(model, data, progress, **changes)
     assert progress.read_bytes() == before
     with progress.open("a") as file:
+        for odd in (
+            {"batch": 7, "scores": [0.5]},
+            {"batch": 2, "scores": []},
+            {"batch": "2", "scores": "x"},
+            [2],
+            None,
+        ):
+            file.write(json.dumps(odd) + "\n")
         file.write('{"batch": 2, "sco')  # as a line looks that was cut off
     continued, _ = score(untrained, train, progress)
     np.testing.assert_array_equal(continued, scores)
@@ -213,6 +222,8 @@ def test_what_is_no_array_of_scores_is_refused(tmp_path, array):
     np.save(tmp_path / "scores.npy", array)
     with pytest.raises(InputError, match=r"scores\.npy: not an array of scores"):
         open_scores(tmp_path / "scores.npy", "0123")
-    (tmp_path / "scores.npy").write_text("no array")
-    with pytest.raises(InputError, match=r"scores\.npy: not an array of scores"):
-        open_scores(tmp_path / "scores.npy", "0123")
+    header = b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000,), }  \n"
+    for damaged in (b"no array", b"", b"PK\x03\x04", header, header.replace(b"{", b"(")):
+        (tmp_path / "scores.npy").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"scores\.npy: not an array of scores"):
+            open_scores(tmp_path / "scores.npy", "0123")

@@ -90,6 +90,8 @@ def test_decisions_about_other_pairs_are_refused(decisions, pairs):
         (lambda text: "", "not a table"),
         (lambda text: text.replace("decision", "choice", 1), "not a table"),
         (lambda text: text.replace("\n27,", "\nx,"), "not a table"),
+        (lambda text: text.replace("\n27,", "\n" + "9" * 30 + ","), "not a table"),
+        (lambda text: text.replace("\n27,", "\n1e999,"), "not a table"),
         (lambda text: text.replace('"drop"', '"maybe"'), "caption 27 is neither keep nor drop"),
         (lambda text: text.replace("\n27,", "\n28,"), "caption 28 is no caption of these pairs"),
         (lambda text: text + text.split("\n")[1] + "\n", "caption 27 is decided twice"),

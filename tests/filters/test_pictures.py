@@ -1,5 +1,6 @@
 """Image files: any mode, any damage, and several names of one file."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -41,11 +42,35 @@ def test_images_that_cannot_be_read_say_why(tmp_path):
     for name, reason in (
         ("cut.png", "truncated"),
         ("text.jpg", "UnidentifiedImageError"),
-        ("folder.jpg", "IsADirectoryError"),
+        ("folder.jpg", "is not a file"),
         ("absent.jpg", "no such file"),
     ):
         with pytest.raises(InputError, match=reason):
             read_image(tmp_path / name)
+
+
+def test_a_picture_that_only_ghostscript_draws_runs_nothing(tmp_path, monkeypatch):
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/executed\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg", "EPS")
+    with pytest.raises(InputError, match="UnidentifiedImageError"):
+        read_image(tmp_path / "a.jpg")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match="is not a file"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_names_that_no_file_can_have_are_files_that_cannot_be_read(tmp_path):
+    files, file_of_name = distinct_files(["a\0b", "a\0b", "n" * 300], tmp_path)
+    assert file_of_name.tolist() == [0, 0, 1]
+    for file in files:
+        with pytest.raises(InputError):
+            read_image(file)
 
 
 def test_names_of_the_same_file_are_one_file(tmp_path):

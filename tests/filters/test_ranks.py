@@ -115,7 +115,8 @@ def test_a_table_that_was_not_finished_is_not_found(translator, tmp_path, monkey
 
 def test_damaged_tables_are_named(translator, tmp_path):
     pairs, path = make_pairs(), tmp_path / "ranks.csv"
-    save_ranks(path, rank(translator, pairs), IDENTITY)
+    table = rank(translator, pairs)
+    save_ranks(path, table, IDENTITY)
     whole = path.read_text()
     lines = whole.split("\n")
     for damaged in (
@@ -124,6 +125,9 @@ def test_damaged_tables_are_named(translator, tmp_path):
         "\n".join(lines[:4]) + "\n",  # some captions are gone
         whole.replace("score", "scores", 1),
         whole.replace("preferred_3", "preferred", 1),
+        whole.replace("\n27,", "\n" + "9" * 30 + ",", 1),
+        whole.replace('"003"', '"103"'),  # an image that there is not
+        whole.replace(f",{table['rank'].iloc[0]},", ",0.0,", 1),
         "\n".join([lines[0], lines[1].replace('"NA","', '"NA","",,"', 1), *lines[2:]]),
     ):
         path.write_text(damaged)

@@ -197,6 +197,12 @@ def encrypted(archive):
     return archive[: entry + 8] + b"\x01" + archive[entry + 9 :]
 
 
+def nested(files, depth):
+    for _ in range(depth):
+        files = {"inner.zip": zipped(files)}
+    return zipped(files)
+
+
 def damaged_train(files, train_npz):
     return [zipped(files | {"train/train.npz": train_npz})]
 
@@ -215,6 +221,11 @@ DAMAGE = {
     ),
     "encrypted": (lambda files: [encrypted(zipped(files))], "archive_0.zip: not a zip file, or a damaged one"),
     "a damaged zip in it": (lambda files: [zipped(files | {"inner.zip": b"no zip"})], "inner.zip: not a zip file"),
+    "a name that no file can have": (
+        lambda files: [zipped(files | {"n" * 300: b""})],
+        "archive_0.zip: cannot be unpacked",
+    ),
+    "zips in zips": (lambda files: [nested(files, 5)], "inner.zip: a zip in 4 others"),
     "no test": (lambda files: [zipped(part(files, "train"))], "the archives hold 0 files called test.clean.npz"),
     "no train": (lambda files: [zipped(part(files, "test"))], "the archives hold 0 files called train.npz"),
     "train twice": (lambda files: [zipped(files), zipped(part(files, "train"))], "2 files called train.npz"),
@@ -225,6 +236,14 @@ DAMAGE = {
     "an empty train.npz": (lambda files: damaged_train(files, b""), "train.npz: not an NPZ file"),
     "an unpacked train.npz": (lambda files: damaged_train(files, b"\x93NUMPY"), "train.npz: not an NPZ file"),
 }
+
+
+def test_train_npz_in_a_folder_called_images_is_no_image(prepare, challenge, write_zips, data_dir):
+    files = {
+        name.replace("train/Images", "Pictures").replace("train/", "Images/"): file for name, file in challenge.items()
+    }
+    prepare(*write_zips(zipped(files)))
+    assert (data_dir / "train/train.npz").read_bytes() == challenge["train/train.npz"]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

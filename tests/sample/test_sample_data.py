@@ -346,7 +346,7 @@ def test_impossible_numbers_are_named(tmp_path, monkeypatch, flags, message):
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("marker", ["", "[]", "{}", '{"files": []}'])
+@pytest.mark.parametrize("marker", ["", "[]", "{}", '{"files": []}', '{"files": {}, "seed": "x"}'])
 def test_a_damaged_marker_is_named_and_nothing_touched(there, marker):
     (there / MARKER).write_text(marker)
     before = contents(there)

@@ -194,9 +194,19 @@ def test_rows_of_something_else_are_never_lost(begun):
 
 
 def test_a_damaged_or_missing_journal_is_an_input_error(begun):
+    whole = (begun / JOURNAL).read_text()
     (begun / JOURNAL).write_bytes(b"\x00\xff not a journal\n" * 3)
     with pytest.raises(InputError, match=r"journal.log: not a search's journal"):
         run_search("--trials", 1)
+    for old, new in (
+        ('"row":{"trial":1', '"row":{"trial":5'),
+        ('"row":{', '"raw":{'),
+        ('"settings":{"base"', '"settings":{"b"'),
+    ):
+        assert old in whole
+        (begun / JOURNAL).write_text(whole.replace(old, new))
+        with pytest.raises(InputError, match=r"journal.log: not a search's journal"):
+            run_search("--trials", 1, "--epochs", 1)
     (begun / JOURNAL).unlink()
     with pytest.raises(InputError, match="trials without their journal"):
         run_search("--trials", 1)

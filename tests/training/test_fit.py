@@ -105,6 +105,34 @@ def test_what_cannot_be_resumed_is_refused(split, tmp_path):
         run_fit(TINY, split, tmp_path, resume=True)
 
 
+def test_a_checkpoint_with_a_damaged_byte_or_a_tensor_of_another_shape_is_refused(split, tmp_path):
+    with pytest.raises(Killed):
+        run_fit(TINY, split, tmp_path, on_epoch=lambda row: (_ for _ in ()).throw(Killed))
+    whole, state = (tmp_path / LAST).read_bytes(), torch.load(tmp_path / LAST)
+    weights = state["translator"]["head.weight"].numpy().tobytes()
+    damaged = bytearray(whole)
+    damaged[whole.index(weights)] ^= 0x10  # torch.load would not see it
+    (tmp_path / LAST).write_bytes(damaged)
+    with pytest.raises(InputError, match=r"last\.pt: not a checkpoint .*damaged"):
+        run_fit(TINY, split, tmp_path, resume=True)
+    (tmp_path / LAST).write_bytes(b"")
+    with pytest.raises(InputError, match=r"last\.pt: not a checkpoint"):
+        run_fit(TINY, split, tmp_path, resume=True)
+    moments, best, row = state["optimizer"]["state"][0], state["best_mrr"], state["history"][0]
+    for place, key, value in (
+        (moments, "exp_avg", torch.zeros(1)),  # the optimizer would write beyond its end
+        (best, "weights", {}),
+        (best, "epoch", 7),
+        (row, "mrr", "high"),
+        (state["identity"]["recipe"], "lr", "fast"),
+    ):
+        kept, place[key] = place[key], value
+        torch.save(state, tmp_path / LAST)
+        with pytest.raises(InputError, match=r"last\.pt: not a checkpoint"):
+            run_fit(TINY, split, tmp_path, resume=True)
+        place[key] = kept
+
+
 class Payload:
     def __reduce__(self):
         return print, ("executed",)

@@ -74,11 +74,25 @@ def test_recipes_load_by_name_and_from_json(tmp_path):
     assert load_recipe(str(path)) == replace(BASELINE, tau=0.02)
 
 
-@pytest.mark.parametrize("content", ['{"temperature": 1}', "[1]", "{", '{"lr": "fast"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"temperature": 1}',
+        "[1]",
+        "{",
+        '{"lr": "fast"}',
+        '{"seed": 9223372036854775808}',  # more than torch takes
+        '{"lr": 1' + "0" * 400 + "}",
+        '{"name": "../elsewhere"}',
+        '{"name": "a\\u0000"}',
+        '{"name": "a\\ud800"}',
+    ],
+    ids=lambda content: content[:30],
+)
 def test_a_json_that_is_no_recipe_is_refused(tmp_path, content):
     path = tmp_path / "bad.json"
     path.write_text(content)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=r"bad\.json"):
         load_recipe(str(path))
 
 

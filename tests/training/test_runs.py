@@ -85,8 +85,25 @@ def test_a_record_of_another_version_is_understood(tmp_path):
     assert state_of(tmp_path, replace(RECORD.recipe, **defaults), RECORD.data) == State.FINISHED
 
 
+WHOLE = '{"recipe": {}, "data": {}, "status": "finished"'
+
+
 @pytest.mark.parametrize(
-    "text", ["[]", "{}", '{"recipe": {}, "data": [], "status": "finished"}', '{"recipe": 1', "nothing"]
+    "text",
+    [
+        "[]",
+        "{}",
+        '{"recipe": {}, "data": [], "status": "finished"}',
+        '{"recipe": 1',
+        "nothing",
+        '{"recipe": {"lr": "fast"}, "data": {}, "status": "finished"}',
+        '{"recipe": {}, "data": {"train_fingerprint": 5}, "status": "finished"}',
+        WHOLE + ', "results": {"mrr": "high"}}',
+        WHOLE + ', "results": {"recall_at_1": 0.5}}',
+        WHOLE + ', "results": {"mrr": 0.5, "own_validation": [1]}}',
+        WHOLE + ', "submission": {"path": "a.csv", "sha256": null}}',
+        WHOLE + ', "device": true}',
+    ],
 )
 def test_what_is_no_record_is_named(tmp_path, text):
     (tmp_path / RUN_JSON).write_text(text)
