@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from src.data.pairs import Pairs
 from src.sample.dataset import make_sample
 
 REPO = Path(__file__).resolve().parents[1]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells have their background processes ignore
 torch.set_num_threads(1)  # models as small as these are slower on more, many times so on a busy machine
 
 
