@@ -106,13 +106,13 @@ def fit(
             shown = {"loss": row["train_loss"], "mrr": row["mrr"], "best": best_mrr.value}
             shown |= {f"R@{k}": row[f"recall_at_{k}"] for k in (1, 5, 10)}
             progress.set_postfix({"epoch": epoch} | {name: f"{value:.3f}" for name, value in shown.items()})
+            if on_epoch:
+                on_epoch(row)  # before it is saved: a resumed run does not show it again
             if time.monotonic() > next_save:
                 started = time.monotonic()
                 save()
                 # Never more than a twentieth of the time for writing, however slow the disk.
                 next_save = time.monotonic() + max(SECONDS_BETWEEN_CHECKPOINTS, 20 * (time.monotonic() - started))
-            if on_epoch:
-                on_epoch(row)
     write_history(history, run_dir / "history.csv")
     save_translator(best_loss.weights, translator.dims, run_dir / BEST_LOSS)
     save_translator(best_mrr.weights, translator.dims, run_dir / BEST_MRR)

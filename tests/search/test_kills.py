@@ -14,6 +14,7 @@ import pytest
 
 import src.search.loop
 import src.search.store
+import src.training.fit
 from src.common.locks import FileLocks
 from src.search.store import FIRST_TRIAL, LOCKS
 from src.training.inputs import Part
@@ -74,6 +75,25 @@ def test_what_a_dead_process_left_continues_as_if_it_had_never_stopped(project, 
     assert len(measured) == 3 + 4  # all but the first epoch, which was saved, of one; the whole of the other
     assert not half_written.exists()
     assert without_times(rows_of()).equals(without_times(rows_of("straight.csv")))
+
+
+def test_an_epoch_that_is_saved_is_in_the_journal(project, monkeypatch):
+    measure, measured = Part.measure, []
+
+    def measure_less(self, translator):
+        measured.append(1)
+        return measure(self, translator) | {"mrr": 1 / len(measured)}
+
+    flags = ("--trials", 1, "--epochs", 3, "--submission", "none")
+    monkeypatch.setattr(Part, "measure", measure_less)
+    with monkeypatch.context() as patch:
+        patch.setattr(src.training.fit, "write_history", die)  # just after the checkpoint of the first epoch
+        with pytest.raises(Killed):
+            run_search(*flags)
+    assert (project / TRIAL_1 / LAST).exists()
+    run_search(*flags)
+    assert len(measured) == 3
+    assert rows_of()[["mrr", "best_epoch", "epochs"]].to_numpy().tolist() == [[1, 1, 3]]
 
 
 @pytest.mark.parametrize("changed", ["device", "precision", "threads", "versions"])
