@@ -201,8 +201,12 @@ def _read_arrays(path: str | Path, fields: Collection[str]) -> dict[str, np.ndar
     return arrays
 
 
-def _read_ids(archive: NpzReader, key: str) -> np.ndarray:
-    return archive.array(key, rank=1, kind="iu").astype(np.int64)
+def read_ids(archive: NpzReader, key: str) -> np.ndarray:
+    """Read integers of any width as (N,) int64."""
+    ids = archive.array(key, rank=1, kind="iu")
+    if ids.max(initial=0) > np.iinfo(np.int64).max:
+        raise archive.error(key, f"has {ids.max()}, which does not fit into int64")
+    return ids.astype(np.int64)
 
 
 def _read_texts(archive: NpzReader, key: str) -> np.ndarray:
@@ -237,4 +241,4 @@ def _read_labels(archive: NpzReader, key: str) -> np.ndarray:
     return image_of_caption
 
 
-_READERS = {"iu": _read_ids, "U": _read_texts, "f": _read_embeddings, "b": _read_labels}
+_READERS = {"iu": read_ids, "U": _read_texts, "f": _read_embeddings, "b": _read_labels}

@@ -138,6 +138,13 @@ def test_what_is_wrong_in_a_file_is_said(tmp_path, changes, reason):
         open_keep_list(path)
 
 
+def test_ids_of_another_width_are_read(tmp_path):
+    np.savez(tmp_path / "a.keep.npz", **GOOD | {"captions/ids": IDS.astype(np.int32)})
+    found = open_keep_list(tmp_path / "a.keep.npz").caption_ids
+    assert found.dtype == np.int64
+    assert found.tolist() == IDS.tolist()
+
+
 def test_damaged_missing_and_foreign_files_are_refused(raw, tmp_path):
     path = tmp_path / "a.keep.npz"
     save_keep_list(made_for(raw), path)

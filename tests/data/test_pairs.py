@@ -358,6 +358,12 @@ def test_ids_and_names_that_repeat_are_named(arrays, write):
         open_pairs(write(repeated))
 
 
+def test_ids_beyond_int64_are_named(arrays, write):
+    ids = np.arange(N, dtype=np.uint64) + np.uint64(2**63 - 3)
+    with pytest.raises(InputError, match=rf"captions/ids has {2**63 + N - 4}, which does not fit"):
+        open_pairs(write(arrays | {"captions/ids": ids}))
+
+
 @pytest.mark.parametrize("character", [0xD800, 0x110000, 0x14000000])
 def test_characters_that_are_none_are_refused(arrays, write, character):
     codes = np.ascontiguousarray(arrays["captions/text"]).view(np.uint32)
