@@ -1,6 +1,6 @@
 """Every long script, killed at random moments and started again, ends with what it would have ended with.
 
-    KILLS=200 python -m pytest -m slow -s tests/faults/test_kills.py      # so many of every script, and their figures
+    KILLS=200 python -m pytest -m slow -s tests/faults/test_kills.py      # so many in all, and their figures
 
 By kill, kill -9 and Ctrl-C in turn. `train_mrr.py` is started again with --resume where it left a checkpoint.
 """
