@@ -106,8 +106,12 @@ def fit(
             shown = {"loss": row["train_loss"], "mrr": row["mrr"], "best": best_mrr.value}
             shown |= {f"R@{k}": row[f"recall_at_{k}"] for k in (1, 5, 10)}
             progress.set_postfix({"epoch": epoch} | {name: f"{value:.3f}" for name, value in shown.items()})
-            if on_epoch:
-                on_epoch(row)  # before it is saved: a resumed run does not show it again
+            if on_epoch:  # before the epoch is saved: a resumed run does not show it again
+                try:
+                    on_epoch(row)
+                except Exception:
+                    write_history(history, run_dir / "history.csv")
+                    raise
             if time.monotonic() > next_save:
                 started = time.monotonic()
                 save()
