@@ -8,28 +8,38 @@
 #   PYTHON=python3.12 VENV=~/venvs/t2i bash setup.sh     another Python, another place for the environment
 #   CONSTRAINTS=/dev/null bash setup.sh         the newest versions that requirements.txt allows, not the tested ones
 #
-# Data that this script did not make are never overwritten.
+# Call it from any folder: the paths that you name are seen from there. Data that it did not make are never overwritten.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called as `sh setup.sh`
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+project=$(dirname "${BASH_SOURCE[0]}")
 PYTHON=${PYTHON:-python3}
-VENV=${VENV:-.venv}
-CONSTRAINTS=${CONSTRAINTS:-constraints.txt}
+VENV=${VENV:-$project/.venv}
+CONSTRAINTS=${CONSTRAINTS:-$project/constraints.txt}
+for name in PYTHON VENV CONSTRAINTS; do # ~ in quotes
+    [[ ${!name} != '~/'* ]] || printf -v "$name" %s "$HOME/${!name:2}"
+done
 
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then
-    sed -n 's/^# \{0,1\}//p' setup.sh | sed 1d
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit 0
+fi
+if [[ ! -r $CONSTRAINTS ]]; then
+    echo "error: $CONSTRAINTS: no such file; name one with CONSTRAINTS=" >&2
+    exit 2
 fi
 
 installed=$VENV/installed-requirements.txt
-if ! cat requirements.txt "$CONSTRAINTS" | cmp -s - "$installed"; then
+if ! cat "$project/requirements.txt" "$CONSTRAINTS" | cmp -s - "$installed"; then
     if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         echo "error: $PYTHON is not a Python of version 3.11 or later; name one with PYTHON=" >&2
         exit 2
     fi
     "$PYTHON" -m venv "$VENV"
     echo "installing requirements.txt into $VENV (some 6 GB with PyTorch's CUDA libraries)"
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.txt -c "$CONSTRAINTS"
-    cat requirements.txt "$CONSTRAINTS" > "$installed.part"
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+        -r "$project/requirements.txt" -c "$CONSTRAINTS"
+    cat "$project/requirements.txt" "$CONSTRAINTS" > "$installed.part"
     mv "$installed.part" "$installed"
 fi
-exec "$VENV/bin/python" -m src.sample.prepare "$@"
+# -P: nothing of the caller's folder is imported.
+PYTHONPATH=$project${PYTHONPATH:+:$PYTHONPATH} exec "$VENV/bin/python" -P -m src.sample.prepare --data-dir "$project/data" "$@"

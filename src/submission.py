@@ -17,6 +17,7 @@ from src.common.endings import run_main
 from src.common.files import InputError, atomic_path, now, sha256, try_outputs
 from src.common.kaggle import kaggle
 from src.common.paths import MODELS_DIR, TEST_NPZ, TRAIN_NPZ
+from src.data.origins import are_of_sample, mixed
 from src.data.pairs import embedding_dims, open_test_captions
 from src.data.submissions import check_submission
 from src.training.runs import runs_by_submission
@@ -48,8 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{args.log}: {sum(bool(row['score']) for row in rows)} of {len(rows)} scores are known")
         return
     test = open_test_captions(args.test_npz)
-    image_dim = embedding_dims(args.train_npz).get("image") if args.train_npz.exists() else None
-    notes = check_submission(args.file, test, image_dim)
+    notes = check_submission(args.file, test, image_width(args.train_npz, args.test_npz))
     megabytes = args.file.stat().st_size / 1e6
     title = f"ok: {args.file} ({megabytes:.1f} MB) has all {len(test)} test captions of {args.test_npz}"
     print_settings(title, {f"note {number}": note for number, note in enumerate(notes, 1)})
@@ -59,6 +59,17 @@ def main(argv: list[str] | None = None) -> None:
         score = wait_for_score(args.log, args.competition, args.wait)
         later = f"not known yet; later: python -m src.submission scores --competition {args.competition}"
         print(f"score: {score or later}")
+
+
+def image_width(train_npz: Path, test_npz: Path) -> int | None:
+    """What the pairs say of the images' width, None if there are none or they are the sample's and the captions are
+    not. Raises InputError if the captions are the sample's and the pairs are not."""
+    if not train_npz.exists():
+        return None
+    pairs, captions = are_of_sample(train_npz, test_npz)
+    if captions and not pairs:
+        raise InputError(mixed(test_npz, train_npz, "test"))
+    return embedding_dims(train_npz).get("image") if pairs == captions else None
 
 
 def send(path: Path, competition: str, message: str, log: Path, models_dir: Path) -> None:

@@ -116,6 +116,11 @@ def open_test_captions(path: str | Path) -> TestCaptions:
     return TestCaptions(**_read_arrays(path, TEST_ARRAYS), source=Path(path))
 
 
+def read_image_names(path: str | Path) -> np.ndarray:
+    """The names of a file's images, (M,) object array of str, and nothing else of it. Raises InputError."""
+    return _read_arrays(path, ("image_names",))["image_names"]
+
+
 def embedding_dims(path: str | Path) -> dict[str, int]:
     """The widths of a file's embeddings, {"text": T, "image": V}, by its headers; a `test.clean.npz` has no "image"."""
     keys = {"text": "captions/embeddings", "image": "images/embeddings"}

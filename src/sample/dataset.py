@@ -17,7 +17,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from src.common.files import InputError, read_json, temporary_folder, write_json
-from src.data.pairs import Pairs, save_pairs, save_test_captions
+from src.data.origins import MARKER, PAIR
+from src.data.pairs import Pairs, fingerprint, save_pairs, save_test_captions
 from src.sample.encoders import encode_captions, encode_images
 from src.sample.scenes import describe, paint, random_scene
 
@@ -26,14 +27,14 @@ CAPTIONS_PER_IMAGE = 5
 SWAPPED_SHARE = 0.1
 SAMPLE_VERSION = 1  # raise it when the same scale and seed give other files than before
 WORK = "prepare"  # what is not yet, or no longer, in place is in temporary folders of this name
-MARKER = "SAMPLE.json"  # tells which sample a folder holds, and a hash of each file that was made
 MARKED = ("version", "scale", "seed", "train_images", "train_captions", "swapped_captions", "test_captions")
+LARGEST = 2**63  # of the marker's numbers, excluded
 FILES = (
-    "train/train.npz",
+    PAIR[0],
     "train/captions.txt",
     "train/sample_noise.csv",  # which caption shows which image, and which it was written for
     "train/Images",
-    "test/test.clean.npz",
+    PAIR[1],
     "test/sample_test_labels.npz",  # the image of each test caption, and the gallery to rank
 )
 
@@ -47,8 +48,8 @@ def make_sample(data_dir: Path, scale: float | None = None, seed: int | None = N
     marker, made, foreign = _inspect(data_dir)
     scale = float(marker.get("scale", 1) if scale is None else scale)
     seed = int(marker.get("seed", 0) if seed is None else seed)
-    if not (0.03 <= scale <= 30 and seed >= 0):
-        raise InputError(f"--scale {scale} --seed {seed}: expected 0.03 to 30, and a seed of at least 0")
+    if not (0.03 <= scale <= 30 and 0 <= seed < LARGEST):
+        raise InputError(f"--scale {scale} --seed {seed}: expected 0.03 to 30, and a seed of 0 to {LARGEST - 1}")
     if foreign:
         hint = "nothing was touched. Choose another --data-dir, or move it away"
         raise InputError(f"{data_dir / foreign[0]}: exists and was not made by the sample; {hint}")
@@ -59,13 +60,15 @@ def make_sample(data_dir: Path, scale: float | None = None, seed: int | None = N
         with temporary_folder(data_dir / WORK) as part:
             sizes = _write_train(part, round(TRAIN_IMAGES * scale), seed)
             sizes |= _write_test(part, round(TEST_IMAGES * scale), seed)
-            marker = wanted | sizes | {"files": {name: _fingerprint(part / name) for name in FILES}}
+            marker = wanted | sizes | {"files": {name: _hash(part / name) for name in FILES}} | _pair_in(part)
             # In this order, what is there always fits the marker that is there: cut off anywhere, a rerun finishes.
             remove_sample(data_dir)
             write_json(data_dir / MARKER, marker)
             for name in FILES:
                 (data_dir / name).parent.mkdir(exist_ok=True)
                 (part / name).rename(data_dir / name)
+    elif not _pair_in(data_dir).items() <= marker.items():  # it is older than this entry
+        write_json(data_dir / MARKER, marker | _pair_in(data_dir))
     print(
         f"{data_dir}: {done} (scale {scale:g}, seed {seed}: {marker['train_images']} training images with "
         f"{marker['train_captions']} captions, {marker['swapped_captions']} of them swapped; "
@@ -75,7 +78,12 @@ def make_sample(data_dir: Path, scale: float | None = None, seed: int | None = N
 
 def is_sample(data_dir: Path) -> bool:
     """Whether the training data in `data_dir` are the sample's, and not, say, the challenge's put in their place."""
-    return "train/train.npz" in _inspect(data_dir)[1]
+    return PAIR[0] in _inspect(data_dir)[1]
+
+
+def foreign_files(data_dir: Path) -> list[str]:
+    """Those of FILES in `data_dir` that were not made here, or were changed since."""
+    return _inspect(data_dir)[2]
 
 
 def remove_sample(data_dir: Path) -> None:
@@ -95,22 +103,32 @@ def _inspect(data_dir: Path) -> tuple[dict[str, Any], list[str], list[str]]:
     if not isinstance(marker, dict) or not isinstance(marker.get("files"), dict) or not _are_numbers(marker):
         raise InputError(f"{path}: not a marker of the sample; move it away")
     there = [name for name in FILES if (data_dir / name).is_file() or any((data_dir / name).glob("*"))]
-    made = [name for name in there if marker["files"].get(name) == _fingerprint(data_dir / name)]
+    marked = marker["files"]
+    made = [name for name in there if name in marked and marked[name] == _hash(data_dir / name)]
     return marker, made, [name for name in there if name not in made]
 
 
 def _are_numbers(marker: dict[str, Any]) -> bool:
     """Whether a marker's version, scale, seed and sizes are: all of them, or none of them where there is no marker."""
     values = [marker.get(name, math.nan) for name in MARKED]
-    return len(marker) == 1 or all(type(value) in (int, float) and 0 <= value < 2**63 for value in values)
+    return len(marker) == 1 or all(type(value) in (int, float) and 0 <= value < LARGEST for value in values)
 
 
-def _fingerprint(path: Path) -> str:
+def _hash(path: Path) -> str:
     """A hash of a file's name and bytes, or of all those in a folder."""
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")) or [path]:
-        digest.update(file.name.encode() + (b"" if file.is_dir() else file.read_bytes()))
+        digest.update(file.name.encode())
+        if file.is_file():
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
     return digest.hexdigest()[:16]
+
+
+def _pair_in(folder: Path) -> dict[str, dict[str, str]]:
+    """The marker's entry by which src.data.origins knows the two files wherever they, or filtered ones, lie."""
+    return {"pair": {name: fingerprint(folder / name) for name in PAIR}}
 
 
 def _write_train(folder: Path, num_images: int, seed: int) -> dict[str, int]:

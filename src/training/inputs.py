@@ -16,6 +16,7 @@ from torch import Tensor
 from src.common.files import InputError
 from src.common.paths import TEST_NPZ, TRAIN_NPZ
 from src.data.keep_lists import apply_keep_list, source_of
+from src.data.origins import require_one_origin
 from src.data.pairs import Pairs, Source, TestCaptions, fingerprint, open_pairs, open_test_captions
 from src.data.splits import in_turns, validation_images
 from src.training.metrics import evaluate
@@ -166,7 +167,7 @@ def open_training_data(paths: DataPaths, device: torch.device) -> TrainingData:
         pairs = apply_keep_list(pairs, paths.keep_list)
         record |= {"keep_list": str(paths.keep_list), "keep_list_fingerprint": fingerprint(paths.keep_list)}
     validation = test = None
-    source = None if paths.val_npz else source_of(whole)
+    source = source_of(whole)
     val_npz = paths.val_npz or (source.find() if source else paths.train_npz)
     if val_npz and val_npz != OWN:
         val_fingerprint = fingerprint(val_npz)
@@ -179,6 +180,7 @@ def open_training_data(paths: DataPaths, device: torch.device) -> TrainingData:
     if paths.test_npz:
         test = open_test_captions(paths.test_npz)
         record |= {"test_npz": str(paths.test_npz), "test_fingerprint": fingerprint(paths.test_npz)}
+        require_one_origin(paths.train_npz, paths.test_npz, source.fingerprint if source else None)
         _check_width(pairs.text_embeddings, test.text_embeddings, paths.test_npz, "caption")
     data = TrainingData.of(pairs, device, DataRecord(**record))  # type: ignore[arg-type]
     return replace(

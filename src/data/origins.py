@@ -1,0 +1,55 @@
+"""Which of the data files are the embedded sample's: its encoders are its own, so what is trained on its pairs predicts
+nothing for other captions, and the other way round.
+
+The sample's marker, SAMPLE.json beside train/ and test/, records the fingerprints of its two files as "pair".
+"""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from src.common.files import InputError, read_json
+from src.data.pairs import fingerprint, read_source
+
+MARKER = "SAMPLE.json"
+PAIR = ("train/train.npz", "test/test.clean.npz")
+
+
+def are_of_sample(train_npz: Path, test_npz: Path, unfiltered: str | None = None) -> tuple[bool, bool]:
+    """Whether pairs and test captions are the sample's, by the markers in the data folders of either. Filtered pairs
+    are if the file is that they come from; its fingerprint is `unfiltered`, None if it is what the pairs record.
+
+    Raises InputError as `fingerprint` does.
+    """
+    marked = [pair for pair in map(_marked, (train_npz, test_npz)) if pair]
+    if not marked:
+        return False, False
+    source = read_source(train_npz)
+    pairs = [fingerprint(train_npz), unfiltered or (source and source.fingerprint)]
+    captions = fingerprint(test_npz)
+    return any(pair[0] in pairs for pair in marked), any(pair[1] == captions for pair in marked)
+
+
+def require_one_origin(train_npz: Path, test_npz: Path, unfiltered: str | None = None) -> None:
+    """Raises InputError if one of the files is the sample's and the other is not."""
+    of_sample = are_of_sample(train_npz, test_npz, unfiltered)
+    if of_sample == (True, False):
+        raise InputError(mixed(train_npz, test_npz, "train"))
+    if of_sample == (False, True):
+        raise InputError(mixed(test_npz, train_npz, "test"))
+
+
+def mixed(ours: Path, theirs: Path, part: str) -> str:
+    """What to say of a file of the sample, train or test, with one of other data."""
+    return (
+        f"{ours}: is the embedded sample's, but {theirs} is not, and what is trained on one predicts nothing for the "
+        f"other; put its own there, as `bash setup.sh --zip {part}.zip` does, or name it with --{part}-npz"
+    )
+
+
+def _marked(path: Path) -> list[Any]:
+    """What the marker in a file's data folder says of PAIR; nothing if there is none."""
+    with suppress(InputError, OSError, LookupError, TypeError):
+        pair = read_json(path.resolve().parents[1] / MARKER)["pair"]
+        return [pair[name] for name in PAIR]
+    return []
