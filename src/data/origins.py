@@ -43,7 +43,7 @@ def mixed(ours: Path, theirs: Path, part: str) -> str:
     """What to say of a file of the sample, train or test, with one of other data."""
     return (
         f"{ours}: is the embedded sample's, but {theirs} is not, and what is trained on one predicts nothing for the "
-        f"other; put its own there, as `bash setup.sh --zip {part}.zip` does, or name it with --{part}-npz"
+        f"other; `bash setup.sh --zip {part}.zip` puts the right one there, --{part}-npz names one elsewhere"
     )
 
 

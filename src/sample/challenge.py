@@ -22,12 +22,12 @@ IMAGES = PurePath("train/Images")
 
 @dataclass(frozen=True)
 class Plan:
-    """What of the unpacked files goes where in the data folder, in order, by paths relative to both; what is not used;
-    folders that were not taken for the pictures'."""
+    """What of the unpacked files goes where in the data folder, in order, by paths relative to both; what might have
+    been meant instead, with the reason; what is not used."""
 
     moves: dict[PurePath, PurePath]
-    left_out: list[PurePath]
-    rivals: list[PurePath]
+    not_taken: list[str]
+    left_over: list[PurePath]
 
 
 def own_files(data_dir: Path) -> list[PurePath]:
@@ -73,28 +73,32 @@ def _make_plan(root: Path, data_dir: Path) -> Plan:
     train_npz = data_dir / TRAIN if TRAIN in own or train is None else root / train
     test_npz = data_dir / TEST if TEST in own or test is None else root / test
     ours, theirs = (embedding_dims(path).get("text") for path in (train_npz, test_npz))
-    if ours != theirs:
+    if None not in (ours, theirs) and ours != theirs:
         raise InputError(f"{test_npz}: its caption embeddings are {theirs} wide; those of {train_npz} are {ours}")
     names = read_image_names(train_npz).tolist()
     matches = match_pictures(names, root, files, train, test)
     pictures = {PurePath(name).suffix.lower() for name in names}
     taken = {*matches.files.values(), *(path for path in files if path.name in (TRAIN.name, TEST.name))}
     beside: dict[PurePath, dict[PurePath, PurePath]] = {TRAIN: {}, TEST: {}}
-    left_out: list[PurePath] = []
+    left_over: list[PurePath] = []
     for path in files:
-        homes = [(npz, name) for npz, name in ((train, TRAIN), (test, TEST)) if npz and path.is_relative_to(npz.parent)]
-        npz, name = max(homes, key=lambda home: len(home[0].parts), default=(None, None))  # of one in the other, it
         if path in taken:
             continue
+        homes = [(npz, name) for npz, name in ((train, TRAIN), (test, TEST)) if npz and path.is_relative_to(npz.parent)]
+        npz, name = max(homes, key=lambda home: len(home[0].parts), default=(None, None))  # of one in the other, it
         if npz is None or name is None or name in own or (name == TRAIN and path.suffix.lower() in pictures):
-            left_out.append(path)
+            left_over.append(path)
         else:
             beside[name][name.parent / path.relative_to(npz.parent)] = path
     # The two files come last: without them, a rerun goes on.
     moves = beside[TEST] | ({TEST: test} if test else {})
     moves |= {IMAGES / name: path for name, path in matches.files.items()}
     moves |= beside[TRAIN] | ({TRAIN: train} if train else {})
-    return Plan(moves, left_out, matches.rivals)
+    not_taken = [f"{folder}: other pictures of the same names" for folder in matches.rivals]
+    for path, name in ((train, TRAIN), (test, TEST)):
+        if path and name in own and fingerprint(root / path) != fingerprint(data_dir / name):
+            not_taken.append(f"{path}: another one is there already")
+    return Plan(moves, not_taken, left_over)
 
 
 def _find(name: str, files: Sequence[PurePath], root: Path, *, needed: bool) -> PurePath | None:
@@ -132,10 +136,10 @@ def _summary(data_dir: Path, plan: Plan, kept: Sequence[PurePath]) -> dict[str, 
     total, missing = len(read_image_names(data_dir / TRAIN)), missing_pictures(data_dir)
     lacking = f"; missing: {_some(missing)}" if missing else ""
     lines = {"pictures": f"{total - len(missing):,} of the {total:,} that train.npz names{lacking}"}
-    if plan.rivals:
-        lines["not taken"] = f"{_some(plan.rivals)}: other pictures of the same names"
-    if plan.left_out:
-        lines["left over"] = _some(plan.left_out)
+    if plan.not_taken:
+        lines["not taken"] = "; ".join(plan.not_taken)
+    if plan.left_over:
+        lines["left over"] = _some(plan.left_over)
     if kept:
         lines["left as it was"] = _some(kept)
     return lines

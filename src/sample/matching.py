@@ -59,7 +59,7 @@ def match_pictures(
             found = folders[folder]
             twice = found.keys() & matches.files.keys()
             if all(filecmp.cmp(root / found[name], root / matches.files[name], shallow=False) for name in twice):
-                matches.files |= found
+                matches.files |= {name: found[name] for name in found.keys() - twice}
             else:
                 matches.rivals.append(folder)
         if matches.files:

@@ -1,17 +1,22 @@
-"""Data into place: real ones stay, archives of any layout are unpacked or leave no trace, the sample gives way."""
+"""Data into place: real ones stay, archives of any layout are unpacked or leave no trace, the sample gives way; half of
+the data is an error that says what to do."""
 
 import io
 import json
 import os
 import shutil
+import struct
 import sys
+import unicodedata
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from src.common.files import InputError
+from src.data.origins import PAIR
 from src.data.pairs import open_pairs, open_test_captions, save_pairs, save_test_captions
 from src.sample import dataset
 from src.sample.dataset import is_sample
@@ -19,17 +24,26 @@ from src.sample.prepare import main
 from tests.conftest import assert_input_error, select_images
 from tests.sample.conftest import contents
 
-WANTED = ["test/test.clean.npz", "train/Images/a.jpg", "train/captions.txt", "train/train.npz"]
+NAMES = ["0.jpg", "1.jpg", "É.jpg"]
+WANTED = [
+    "test/test.clean.npz",
+    *(f"train/Images/{name}" for name in NAMES),
+    "train/captions.txt",
+    "train/train.npz",
+]
 
 
 @pytest.fixture(scope="session")
 def challenge(made, tmp_path_factory) -> dict[str, bytes]:
     """Stand-ins for the challenge's files, by their path below data/."""
     folder = tmp_path_factory.mktemp("challenge")
-    save_pairs(select_images(open_pairs(made / "train/train.npz"), np.arange(28) < 3), folder / "train.npz")
-    save_test_captions(open_test_captions(made / "test/test.clean.npz"), folder / "test.clean.npz")
+    pairs = select_images(open_pairs(made / "train/train.npz"), np.arange(28) < 3)
+    save_pairs(replace(pairs, image_names=np.array(NAMES, object)), folder / "train.npz")
+    test = open_test_captions(made / "test/test.clean.npz")
+    save_test_captions(replace(test, text_embeddings=-test.text_embeddings), folder / "test.clean.npz")
     npz = {name: (folder / Path(name).name).read_bytes() for name in ("train/train.npz", "test/test.clean.npz")}
-    return npz | {"train/captions.txt": b"image,caption\n", "train/Images/a.jpg": b"a picture"}
+    pictures = {f"train/Images/{name}": f"picture {name}".encode() for name in NAMES}
+    return npz | {"train/captions.txt": b"image,caption\n"} | pictures
 
 
 @pytest.fixture
@@ -77,6 +91,50 @@ def two_zips(challenge):
     return {"train.zip": zipped(part(challenge, "train")), "more/test.zip": zipped(part(challenge, "test"))}
 
 
+def renamed(files, *changes):
+    """The files below other prefixes."""
+    for old, new in changes:
+        files = {new + path.removeprefix(old) if path.startswith(old) else path: data for path, data in files.items()}
+    return files
+
+
+def without(files, name):
+    return {path: data for path, data in files.items() if path != name}
+
+
+def by_finder(files):
+    """As macOS zips a folder: with a resource fork of every file, and what its file manager remembers."""
+    forks = {f"__MACOSX/{path.rpartition('/')[0]}/._{path.rpartition('/')[2]}": b"\0\5\x16\7" for path in files}
+    return zipped({"train/.DS_Store": b"Bud1", "train/Images/.DS_Store": b"Bud1"} | files | forks)
+
+
+def by_windows_tools(files):
+    """With backslashes, which zipfile itself never writes."""
+    archive = zipped({f"folder/{path}": data for path, data in files.items()})
+    for path in files:
+        archive = archive.replace(f"folder/{path}".encode(), f"folder/{path}".replace("/", "\\").encode())
+    return archive
+
+
+def without_the_flag(files):
+    """Names in UTF-8 of which the archive does not say so."""
+    return zipped(renamed(files, ("train/Images/É", "train/Images/@@"))).replace(b"Images/@@.", "Images/É.".encode())
+
+
+def spelled(files, spell):
+    """Other spellings of the pictures' names."""
+    return {spell(path) if path.endswith(".jpg") else path: data for path, data in files.items()}
+
+
+def pictures_apart(files):
+    """An archive for the two files, and two for the pictures, one of them in a zip in it."""
+    pictures = {path: data for path, data in files.items() if path.endswith(".jpg")}
+    first = {"0.jpg": pictures.pop("train/Images/0.jpg")}
+    others = {path: data for path, data in files.items() if not path.endswith(".jpg")}
+    return [zipped(others), zipped(first), zipped({"x.zip": zipped(pictures)})]
+
+
+IMAGES = "train/Images/"
 LAYOUTS = {
     "two flat": lambda files: [zipped(part(files, "train")), zipped(part(files, "test"))],
     "two with folders": lambda files: [
@@ -87,12 +145,26 @@ LAYOUTS = {
     "one flat": lambda files: [zipped(part(files, "train") | part(files, "test"))],
     "train below test": lambda files: [zipped(part(files, "train", "train/") | part(files, "test"))],
     "test below train": lambda files: [zipped(part(files, "train") | part(files, "test", "test/"))],
-    "images elsewhere": lambda files: [
-        zipped({path.replace("train/Images/", "Images/"): content for path, content in files.items()})
+    "each in its own twice": lambda files: [
+        zipped(renamed(files, ("train/", "train/train/"), ("test/", "test/test/")))
     ],
+    "images elsewhere": lambda files: [zipped(renamed(files, (IMAGES, "Images/")))],
+    "images in a folder of another name": lambda files: [zipped(renamed(files, (IMAGES, "train/flickr30k_images/")))],
+    "images elsewhere in one of another case": lambda files: [zipped(renamed(files, (IMAGES, "a/images/")))],
+    "images beside train.npz": lambda files: [zipped(renamed(files, (IMAGES, "train/")))],
+    "images in several folders": lambda files: [zipped(renamed(files, (f"{IMAGES}0", "a/0"), (f"{IMAGES}1", "b/1")))],
+    "images in archives of their own": pictures_apart,
+    "the same image twice": lambda files: [zipped(files), zipped({"1.jpg": files[f"{IMAGES}1.jpg"]})],
+    "train.npz twice": lambda files: [zipped(files), zipped(part(files, "train"))],
+    "names decomposed": lambda files: [zipped(spelled(files, lambda name: unicodedata.normalize("NFD", name)))],
+    "names and folders in another case": lambda files: [zipped(spelled(files, str.upper))],
+    "names in UTF-8 that is not declared": lambda files: [without_the_flag(files)],
+    "by Finder": lambda files: [by_finder(files)],
+    "by Finder, a zip in it": lambda files: [by_finder({"all/images.zip": by_finder(files)})],
+    "by tools for Windows": lambda files: [by_windows_tools(files)],
     "zips in a zip": lambda files: [zipped(two_zips(files))],
     "a zip beside train.npz": lambda files: [zipped(part(files, "train") | {"test.zip": zipped(part(files, "test"))})],
-    "zips in a zip in a zip": lambda files: [zipped({"deep/all.zip": zipped(two_zips(files))})],
+    "zips in a zip in a zip": lambda files: [zipped({"deep/all.ZIP": zipped(two_zips(files))})],
 }
 
 
@@ -128,6 +200,18 @@ def test_nothing_is_unpacked_outside(prepare, challenge, write_zips, data_dir, t
     assert not Path("/absolute.txt").exists()
 
 
+def test_names_in_train_npz_lead_nowhere_either(prepare, challenge, write_zips, tmp_path):
+    (tmp_path / "train.npz").write_bytes(challenge["train/train.npz"])
+    pairs = open_pairs(tmp_path / "train.npz")
+    hostile = replace(pairs, image_names=np.array(["../../outside.jpg", "/absolute.jpg", "0.jpg"], object))
+    save_pairs(hostile, tmp_path / "train.npz")
+    files = challenge | {"train/train.npz": (tmp_path / "train.npz").read_bytes(), "train/outside.jpg": b"x"}
+    before = contents(tmp_path).keys() | {"archive_0.zip"}
+    output = prepare(*write_zips(zipped(files | {"absolute.jpg": b"x"})))
+    assert "1 of the 3 that train.npz names; missing: ../../outside.jpg, /absolute.jpg\n" in output
+    assert all(name.startswith("data/") for name in contents(tmp_path).keys() - before)
+
+
 def test_a_second_call_changes_nothing(prepare, challenge, write_zips, data_dir):
     zips = write_zips(*LAYOUTS["two flat"](challenge))
     prepare(*zips)
@@ -137,14 +221,87 @@ def test_a_second_call_changes_nothing(prepare, challenge, write_zips, data_dir)
 
 
 @pytest.mark.parametrize("how", ["nothing", "zips", "kaggle", "seed"])
-def test_data_that_are_there_are_left_unread(prepare, challenge, write_zips, data_dir, how):
-    train = data_dir / "train/train.npz"
-    train.parent.mkdir(parents=True)
-    train.write_bytes(b"mine")
+def test_data_that_are_there_are_left_as_they_are(prepare, challenge, write_zips, data_dir, how):
+    write(data_dir, challenge)
     zips = write_zips(*LAYOUTS["two flat"](challenge)) if how == "zips" else []
     output = prepare(*zips, competition="none" if how == "kaggle" else None, **{"seed": 0} if how == "seed" else {})
-    assert "left as it is" in output
-    assert contents(data_dir) == {"train/train.npz": b"mine"}
+    assert "train.npz: there already, left as it is; to replace it, move" in output
+    assert contents(data_dir) == challenge
+
+
+def write(folder, files):
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+# ------------------------------------------------------------------------------------------------------ half of them
+
+
+@pytest.mark.parametrize("around", ["nothing", "the sample's"])
+@pytest.mark.parametrize(("there", "lacking"), [("train", "test"), ("test", "train")])
+def test_half_of_the_data_is_an_error_until_the_other_half_is_unpacked_beside_it(
+    prepare, challenge, write_zips, made, data_dir, around, there, lacking
+):
+    if around == "the sample's":
+        shutil.copytree(made, data_dir)
+    (own,) = (name for name in PAIR if name.startswith(there))
+    (other,) = (name for name in PAIR if name.startswith(lacking))
+    write(data_dir, {own: challenge[own]})
+    before = contents(data_dir)
+    with pytest.raises(InputError) as error:
+        prepare()
+    reason = "no such file, but" if around == "nothing" else "is the embedded sample's, but"
+    assert str(error.value).startswith(f"{data_dir / other}: {reason} {data_dir / own} is ")
+    assert f"`bash setup.sh --zip {lacking}.zip`" in str(error.value)
+    assert contents(data_dir) == before
+
+    prepare(*write_zips(zipped(part(challenge, lacking))))
+    assert contents(data_dir) == {own: challenge[own]} | part(challenge, lacking, f"{lacking}/")
+    assert "there already" in prepare()
+
+
+def test_pictures_alone_are_unpacked_beside_data_that_are_there(prepare, challenge, write_zips, data_dir):
+    write(data_dir, {name: challenge[name] for name in PAIR} | {"train/Images/1.jpg": b"mine"})
+    pictures = {name: data for name, data in challenge.items() if name.endswith(".jpg")}
+    output = prepare(*write_zips(zipped(renamed(pictures, ("train/", "")))))
+    assert "pictures        3 of the 3 that train.npz names\n  left as it was  train/Images/1.jpg\n" in output
+    assert contents(data_dir) == without(challenge, "train/captions.txt") | {"train/Images/1.jpg": b"mine"}
+
+
+def test_another_train_npz_in_the_archives_is_said_and_not_taken(prepare, challenge, write_zips, data_dir):
+    write(data_dir, {"train/train.npz": challenge["train/train.npz"]})
+    other = zipped(renamed(renumbered(challenge, "train/train.npz"), ("train/", "x/")))
+    output = prepare(*write_zips(other))
+    assert "not taken       archive_0.zip/x/train.npz: another one is there already" in output
+    assert (data_dir / "train/train.npz").read_bytes() == challenge["train/train.npz"]
+
+
+# ---------------------------------------------------------------------------------------------------- the pictures
+
+
+def test_what_is_missing_and_what_is_left_over_is_counted(prepare, challenge, write_zips, data_dir):
+    more = {f"train/Images/more{i}.jpg": b"" for i in range(5)} | {"readme.md": b""}
+    files = without(challenge, "train/Images/1.jpg")
+    output = prepare(*write_zips(zipped(files | more)))
+    assert output == (
+        f"{data_dir}: the challenge's data are in place\n"
+        "  pictures   2 of the 3 that train.npz names; missing: 1.jpg\n"
+        "  left over  archive_0.zip/readme.md, archive_0.zip/train/Images/more0.jpg, "
+        "archive_0.zip/train/Images/more1.jpg and 3 more\n"
+    )
+    assert contents(data_dir) == files
+
+
+@pytest.mark.parametrize("test_images", ["test/Images/", "test_images/", "a/Test/"])
+def test_the_tests_pictures_are_never_taken_for_those_of_the_same_names(
+    prepare, challenge, write_zips, data_dir, test_images
+):
+    """Not even for one that is missing, and though there are more of them."""
+    files = without(challenge, "train/Images/1.jpg")
+    tests = {f"{test_images}{name}": b"another" for name in (*NAMES, "3.jpg")}
+    assert "2 of the 3 that train.npz names; missing: 1.jpg\n" in prepare(*write_zips(zipped(files | tests)))
+    assert contents(data_dir) == files | {name: data for name, data in tests.items() if name.startswith("test/")}
 
 
 def test_the_sample_gives_way_to_real_data(prepare, challenge, write_zips, with_sample):
@@ -158,7 +315,7 @@ def test_single_files_that_are_there_are_never_overwritten(prepare, challenge, w
     (data_dir / "train").mkdir(parents=True)
     (data_dir / "train/captions.txt").write_bytes(b"mine")
     output = prepare(*write_zips(*LAYOUTS["two flat"](challenge)))
-    assert "captions.txt: there already, left as it is" in output
+    assert "left as it was  train/captions.txt\n" in output
     assert contents(data_dir) == challenge | {"train/captions.txt": b"mine"}
 
 
@@ -167,15 +324,17 @@ def test_cut_off_among_the_files_a_second_call_finishes(
     prepare, challenge, write_zips, with_sample, monkeypatch, placed
 ):
     zips = write_zips(*LAYOUTS["two flat"](challenge))
-    move, calls = shutil.move, []
+    move, calls = Path.rename, []
 
-    def killed(*paths):
-        if len(calls) == placed:
-            raise KeyboardInterrupt
-        calls.append(move(*paths))
+    def killed(source, target):
+        if "unpacked" in source.parts:
+            if len(calls) == placed:
+                raise KeyboardInterrupt
+            calls.append(target)
+        return move(source, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr(shutil, "move", killed)
+        patched.setattr(Path, "rename", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare(*zips)
     assert contents(with_sample) != challenge
@@ -207,31 +366,79 @@ def damaged_train(files, train_npz):
     return [zipped(files | {"train/train.npz": train_npz})]
 
 
+def packed_by(method, archive):
+    """Only the method's number matters here; it stands in each member's header and in the directory."""
+    for magic, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        at = -1
+        while (at := archive.find(magic, at + 1)) >= 0:
+            archive = archive[: at + place] + struct.pack("<H", method) + archive[at + place + 2 :]
+    return archive
+
+
+def renumbered(files, path):
+    """Another train.npz or test.clean.npz, whose captions are half as wide."""
+    with np.load(io.BytesIO(files[path])) as archive:
+        arrays = dict(archive)
+    arrays["captions/embeddings"] = arrays["captions/embeddings"][:, :512]
+    arrays["metadata/embedding_dim_text"] = np.array([512])
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return files | {path: file.getvalue()}
+
+
+NOT_HERE = "unpack it by hand (`unzip`, 7-Zip), move train.npz and Images/ to data/train/"
 DAMAGE = {
-    "no zip": (lambda files: [zipped(files), b"no zip"], "archive_1.zip: not a zip file, or a damaged one"),
+    "no zip": (lambda files: [zipped(files), b"no zip"], "archive_1.zip: not a zip file"),
     "empty": (lambda files: [b""], "archive_0.zip: not a zip file"),
-    "cut": (lambda files: [zipped(files)[:-30]], "archive_0.zip: not a zip file"),
+    "a web page": (lambda files: [b"\n<!DOCTYPE html><title>Log in"], "archive_0.zip: a web page, not an archive"),
+    "a 7z archive": (lambda files: [b"7z\xbc\xaf\x27\x1c\0\4"], f"archive_0.zip: a 7z archive; {NOT_HERE}"),
+    "a gzip archive": (lambda files: [b"\x1f\x8b\x08\0"], f"archive_0.zip: a gzip archive; {NOT_HERE}"),
+    "cut": (lambda files: [zipped(files)[:-30]], "archive_0.zip: a zip file without its end"),
     "wrecked, stored": (
         lambda files: [with_wrecked_middle(zipped(files, zipfile.ZIP_STORED))],
-        "archive_0.zip: not a zip file, or a damaged one",
+        "archive_0.zip: a damaged zip file (Bad CRC-32 for file",
     ),
-    "wrecked, deflated": (
-        lambda files: [with_wrecked_middle(zipped(files))],
-        "archive_0.zip: not a zip file, or a damaged one",
+    "wrecked, deflated": (lambda files: [with_wrecked_middle(zipped(files))], "archive_0.zip: a damaged zip file ("),
+    "encrypted": (
+        lambda files: [encrypted(zipped(files))],
+        f"archive_0.zip: train/Images/É.jpg is encrypted, with a password; {NOT_HERE}",
     ),
-    "encrypted": (lambda files: [encrypted(zipped(files))], "archive_0.zip: not a zip file, or a damaged one"),
-    "a damaged zip in it": (lambda files: [zipped(files | {"inner.zip": b"no zip"})], "inner.zip: not a zip file"),
+    "encrypted by AES": (lambda files: [packed_by(99, zipped(files))], "train/train.npz is encrypted"),
+    "packed by Deflate64": (
+        lambda files: [packed_by(9, zipped(files))],
+        "archive_0.zip: train/train.npz is packed by Deflate64, as Windows itself does from 2 GB on, which Python "
+        f"cannot unpack; {NOT_HERE}",
+    ),
+    "packed by Deflate64 in a zip": (
+        lambda files: [zipped({"a/inner.zip": packed_by(9, zipped(files))})],
+        "archive_0.zip: a/inner.zip: train/train.npz is packed by Deflate64",
+    ),
+    "packed by PPMd": (lambda files: [packed_by(98, zipped(files))], "train/train.npz is packed by method 98"),
+    "a damaged zip in it": (
+        lambda files: [zipped(files | {"a/inner.zip": b"no zip"})],
+        "archive_0.zip: a/inner.zip: not a zip file",
+    ),
     "a name that no file can have": (
         lambda files: [zipped(files | {"n" * 300: b""})],
         "archive_0.zip: cannot be unpacked",
     ),
     "zips in zips": (lambda files: [nested(files, 5)], "inner.zip: a zip in 4 others"),
-    "no test": (lambda files: [zipped(part(files, "train"))], "the archives hold 0 files called test.clean.npz"),
-    "no train": (lambda files: [zipped(part(files, "test"))], "the archives hold 0 files called train.npz"),
-    "train twice": (lambda files: [zipped(files), zipped(part(files, "train"))], "2 files called train.npz"),
+    "no test": (
+        lambda files: [zipped(part(files, "train"))],
+        "the archives hold no test.clean.npz (but train.npz); name all that are needed, as --zip train.zip test.zip",
+    ),
+    "no train": (lambda files: [zipped(part(files, "test"))], "the archives hold no train.npz (but test.clean.npz)"),
+    "train twice, once another": (
+        lambda files: [zipped(files), zipped(part(renumbered(files, "train/train.npz"), "train"))],
+        "the archives hold 2 files called train.npz that differ: archive_0.zip/train/train.npz, archive_1.zip/train",
+    ),
+    "test of other data": (
+        lambda files: [zipped(renumbered(files, "test/test.clean.npz"))],
+        "archive_0.zip/test/test.clean.npz: its caption embeddings are 512 wide; those of archive_0.zip/train/",
+    ),
     "a cut train.npz": (
         lambda files: damaged_train(files, files["train/train.npz"][:-30]),
-        "train.npz: not an NPZ file",
+        "archive_0.zip/train/train.npz: not an NPZ file",
     ),
     "an empty train.npz": (lambda files: damaged_train(files, b""), "train.npz: not an NPZ file"),
     "an unpacked train.npz": (lambda files: damaged_train(files, b"\x93NUMPY"), "train.npz: not an NPZ file"),
@@ -261,10 +468,28 @@ def test_archives_that_cannot_be_used_leave_everything_as_it_was(
     assert not list(with_sample.glob(".*"))
 
 
-def test_an_archive_that_is_not_there_is_named(prepare, with_sample, tmp_path):
-    with pytest.raises(InputError, match=r"absent\.zip: no such file"):
-        prepare(tmp_path / "absent.zip")
-    assert is_sample(with_sample)
+@pytest.mark.parametrize("there", ["the sample", "data"])
+def test_an_archive_that_is_not_there_or_is_a_folder_is_named(prepare, challenge, with_sample, tmp_path, there):
+    if there == "data":
+        write(with_sample, challenge)
+    before = contents(with_sample)
+    for path, reason in (("absent.zip", "no such file"), ("~/absent.zip", "no such file"), (tmp_path, "is not a file")):
+        with pytest.raises(InputError, match=f"{tmp_path if path == tmp_path else 'absent.zip'}: {reason}"):
+            prepare(path)
+    assert contents(with_sample) == before
+
+
+def test_a_home_in_quotes_is_the_home(prepare, challenge, write_zips, data_dir, tmp_path, monkeypatch):
+    write_zips(zipped(challenge))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    prepare("~/archive_0.zip")
+    assert contents(data_dir) == challenge
+
+
+def test_a_data_folder_that_is_a_file_is_named(run_script, tmp_path):
+    (tmp_path / "data").write_bytes(b"")
+    result = run_script("-m", "src.sample.prepare", "--data-dir", "data", cwd=tmp_path)
+    assert_input_error(result, "error: --data-dir data: is not a folder")
 
 
 # ----------------------------------------------------------------------------------------------------------- Kaggle
@@ -310,11 +535,11 @@ def test_zips_come_before_kaggle(prepare, challenge, kaggle, write_zips, data_di
 
 
 @pytest.mark.parametrize("archives", [0, 2])
-def test_a_download_of_no_or_several_archives_is_an_error(prepare, challenge, kaggle, with_sample, archives):
+def test_a_download_of_no_archive_or_of_several_datasets_is_an_error(prepare, challenge, kaggle, with_sample, archives):
     for i in range(archives):
-        (kaggle / f"{i}.zip").write_bytes(zipped(challenge))
+        (kaggle / f"{i}.zip").write_bytes(zipped(renumbered(challenge, "train/train.npz") if i else challenge))
     before = contents(with_sample)
-    with pytest.raises(InputError, match=f"the archives hold {archives} files called train.npz"):
+    with pytest.raises(InputError, match="the archives hold no train.npz" if archives == 0 else "that differ"):
         prepare(competition="aml")
     assert contents(with_sample) == before
 

@@ -292,6 +292,14 @@ def test_an_older_version_is_made_anew(there, expected):
     assert contents(there) == expected
 
 
+def test_an_older_marker_gets_the_fingerprints_of_the_pair(there, expected):
+    marker = json.loads((there / MARKER).read_text())
+    del marker["pair"]
+    (there / MARKER).write_text(json.dumps(marker))
+    make_sample(there)
+    assert contents(there) == expected
+
+
 @pytest.mark.parametrize("lost", FILES)
 def test_what_is_missing_is_made_again(there, expected, lost):
     shutil.rmtree(there / lost) if lost.endswith("Images") else (there / lost).unlink()
@@ -332,11 +340,14 @@ def test_cut_off_among_the_files_a_second_call_finishes(there, quick_samples, mo
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--scale", "0.02"), "--scale 0.02 --seed 0: expected 0.03 to 30, and a seed of at least 0"),
+        (("--scale", "0.02"), "--scale 0.02 --seed 0: expected 0.03 to 30, and a seed of 0 to 9223372036854775807"),
         (("--scale", "nan"), "--scale nan"),
         (("--scale", "-1"), "--scale -1.0"),
         (("--scale", "1e9"), "--scale 1000000000.0"),
+        (("--scale", "inf"), "--scale inf"),
         (("--seed", "-1"), "--seed -1: expected"),
+        (("--seed", str(2**63)), f"--seed {2**63}: expected"),
+        (("--seed", str(2**64)), f"--seed {2**64}: expected"),
     ],
 )
 def test_impossible_numbers_are_named(tmp_path, monkeypatch, flags, message):
