@@ -3,6 +3,8 @@
 import os
 import shutil
 import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -42,7 +44,7 @@ def setup(clone, tmp_path):
     def start(*arguments, **env):
         log.write_text("")
         environment = os.environ | {"PYTHON": str(python), "LOG": str(log)} | env
-        for name in ("VENV", "KAGGLE_COMPETITION"):
+        for name in ("VENV", "CONSTRAINTS", "KAGGLE_COMPETITION"):
             if name not in env:
                 environment.pop(name, None)
         command = ["bash", str(clone / "setup.sh"), *map(str, arguments)]
@@ -69,18 +71,18 @@ def test_the_first_call_makes_the_environment_installs_and_prepares_data(setup, 
     assert result.returncode == 0, result.stderr
     version, venv, pip, data = calls
     assert version.startswith("-c ")
-    assert venv == "-m venv .venv"
+    assert venv == f"-m venv {clone}/.venv"
     assert pip.startswith("-m pip install ")
-    assert pip.endswith("-r requirements.txt -c constraints.txt")
-    assert data == "-m src.sample.prepare"
+    assert pip.endswith(f"-r {clone}/requirements.txt -c {clone}/constraints.txt")
+    assert data == f"-P -m src.sample.prepare --data-dir {clone}/data"
     assert (clone / ".venv/bin/python").exists()
 
 
-def test_the_second_call_only_prepares_data(setup):
+def test_the_second_call_only_prepares_data(setup, clone):
     setup()
     result, calls = setup()
     assert result.returncode == 0
-    assert calls == ["-m src.sample.prepare"]
+    assert calls == [f"-P -m src.sample.prepare --data-dir {clone}/data"]
     assert "installing" not in result.stdout
 
 
@@ -96,27 +98,67 @@ def test_other_requirements_or_constraints_are_installed_again(setup, clone, nam
 def test_an_installation_that_failed_is_tried_again(setup):
     result, calls = setup(PIP_STATUS="1")
     assert result.returncode != 0
-    assert "-m src.sample.prepare" not in calls
+    assert not [call for call in calls if "src.sample.prepare" in call]
     assert len(setup()[1]) == 4
     assert len(setup()[1]) == 1
 
 
 def test_its_arguments_go_to_the_data(setup):
     setup()
-    assert setup("--zip", "train.zip", "with blank.zip")[1] == ["-m src.sample.prepare --zip train.zip with blank.zip"]
+    assert setup("--zip", "train.zip", "with blank.zip")[1][0].endswith("/data --zip train.zip with blank.zip")
 
 
-def test_another_place_for_the_environment(setup, clone, tmp_path):
-    venv = tmp_path / "else where"
-    assert setup(VENV=str(venv))[1][1] == f"-m venv {venv}"
-    assert (venv / "bin/python").exists()
+@pytest.mark.parametrize("venv", ["else where", "{tmp_path}/else where", "~/else where"])
+def test_another_place_for_the_environment_is_seen_from_the_callers_folder(setup, clone, tmp_path, venv):
+    venv = venv.format(tmp_path=tmp_path)
+    assert setup(VENV=venv, HOME=str(tmp_path))[1][1] == f"-m venv {venv.replace('~', str(tmp_path))}"
+    assert (tmp_path / "else where/bin/python").exists()
     assert not (clone / ".venv").exists()
-    assert setup(VENV=str(venv))[1] == ["-m src.sample.prepare"]
+    assert len(setup(VENV=venv, HOME=str(tmp_path))[1]) == 1
 
 
-def test_the_newest_versions_instead_of_the_tested_ones(setup):
-    assert setup(CONSTRAINTS="/dev/null")[1][2].endswith("-r requirements.txt -c /dev/null")
+@pytest.mark.parametrize("python", ["./python3", "~/python3"])
+def test_another_python_is_seen_from_the_callers_folder(setup, tmp_path, python):
+    result, calls = setup(PYTHON=python, HOME=str(tmp_path))
+    assert (result.returncode, len(calls)) == (0, 4), result.stderr
+
+
+def test_the_newest_versions_instead_of_the_tested_ones(setup, clone):
+    assert setup(CONSTRAINTS="/dev/null")[1][2].endswith(f"-r {clone}/requirements.txt -c /dev/null")
     assert len(setup()[1]) == 4, "and back"
+
+
+def test_other_constraints_are_seen_from_the_callers_folder(setup, clone, tmp_path):
+    (tmp_path / "mine.txt").write_text("numpy==1.26.0\n")
+    assert setup(CONSTRAINTS="mine.txt")[1][2].endswith(" -c mine.txt")
+    (tmp_path / "mine.txt").unlink()
+    result, calls = setup(CONSTRAINTS="mine.txt")
+    assert (result.returncode, result.stderr, calls) == (
+        2,
+        "error: mine.txt: no such file; name one with CONSTRAINTS=\n",
+        [],
+    )
+
+
+@pytest.mark.parametrize(("shell", "where"), [("bash", "other/deep"), ("sh", "."), ("dash", "other/deep")])
+def test_any_shell_may_start_it_from_any_folder(clone, setup, tmp_path, shell, where):
+    """Archives that are named from there are unpacked into the project's data, by the project's package alone."""
+    if not shutil.which(shell):
+        pytest.skip(f"there is no {shell} here")
+    setup()
+    (clone / ".venv/bin/python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (clone / "src").symlink_to(REPO / "src")
+    folder = tmp_path / where
+    (folder / "src").mkdir(parents=True)
+    (folder / "src/__init__.py").write_text("raise SystemExit('of another project')")
+    script = os.path.relpath(clone / "setup.sh", folder)
+    with zipfile.ZipFile(folder / "empty.zip", "w"):
+        pass
+    command = [shell, script, "--zip", "empty.zip"]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert "error: the archives hold no train.npz" in result.stderr
+    assert (clone / "data").exists(), "where it was unpacked"
 
 
 def test_every_requirement_has_a_tested_version_within_its_range():

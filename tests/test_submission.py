@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from src.common.files import InputError, sha256
-from src.data.pairs import Pairs, TestCaptions, save_pairs, save_test_captions
+from src.data.origins import MARKER, PAIR
+from src.data.pairs import Pairs, TestCaptions, fingerprint, save_pairs, save_test_captions
 from src.data.submissions import write_submission
 from src.submission import main
 from tests.conftest import assert_input_error
@@ -93,6 +94,31 @@ def test_check_names_faults(command):
     write_submission("mine.csv", np.array([30, 7]), np.zeros((2, 5)))
     with pytest.raises(InputError, match=r"mine\.csv: its embeddings have 5 numbers; those of the images have 3"):
         command("check", "mine.csv")
+
+
+@pytest.fixture
+def mark(tmp_path):
+    """Have the marker of data/ say that these of its files are the sample's."""
+
+    def write(*names):
+        pair = {name: fingerprint(f"data/{name}") if name in names else "another" for name in PAIR}
+        (tmp_path / "data" / MARKER).write_text(json.dumps({"pair": pair}))
+
+    return write
+
+
+def test_a_submission_for_the_samples_captions_beside_other_pairs_is_not_ok(command, mark):
+    mark(PAIR[1])
+    with pytest.raises(InputError, match=r"test\.clean\.npz: is the embedded sample's, but data/train/train\.npz"):
+        command("check", "mine.csv")
+    mark(*PAIR)
+    assert command("check", "mine.csv").startswith("ok: mine.csv")
+
+
+def test_the_width_of_the_samples_images_says_nothing_of_other_captions(command, mark):
+    write_submission("mine.csv", np.array([30, 7]), np.arange(10, dtype=np.float32).reshape(2, 5))
+    mark(PAIR[0])
+    assert "the embeddings have 5 numbers; the width of the images is not known" in command("check", "mine.csv")
 
 
 def test_as_a_user_starts_it(run_script):

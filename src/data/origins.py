@@ -9,30 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from src.common.files import InputError, read_json
-from src.data.pairs import fingerprint, read_source
+from src.data.pairs import Source, fingerprint, read_source
 
 MARKER = "SAMPLE.json"
 PAIR = ("train/train.npz", "test/test.clean.npz")
 
 
-def are_of_sample(train_npz: Path, test_npz: Path, unfiltered: str | None = None) -> tuple[bool, bool]:
-    """Whether pairs and test captions are the sample's, by the markers in the data folders of either. Filtered pairs
-    are if the file is that they come from; its fingerprint is `unfiltered`, None if it is what the pairs record.
-
-    Raises InputError as `fingerprint` does.
-    """
-    marked = [pair for pair in map(_marked, (train_npz, test_npz)) if pair]
-    if not marked:
+def are_of_sample(train_npz: Path, test_npz: Path, source: Source | None = None) -> tuple[bool, bool]:
+    """Whether pairs and test captions are the sample's, by the markers where they lie. Filtered pairs are if the file
+    is that they come from: `source`, None if it is what they record. Raises InputError as `fingerprint` does."""
+    source = source or read_source(train_npz)
+    places = (train_npz, test_npz, *(map(Path, source.paths) if source else ()))
+    if not (marked := [pair for pair in map(_marked, places) if pair]):
         return False, False
-    source = read_source(train_npz)
-    pairs = [fingerprint(train_npz), unfiltered or (source and source.fingerprint)]
-    captions = fingerprint(test_npz)
+    pairs, captions = [fingerprint(train_npz), *([source.fingerprint] if source else [])], fingerprint(test_npz)
     return any(pair[0] in pairs for pair in marked), any(pair[1] == captions for pair in marked)
 
 
-def require_one_origin(train_npz: Path, test_npz: Path, unfiltered: str | None = None) -> None:
+def require_one_origin(train_npz: Path, test_npz: Path, source: Source | None = None) -> None:
     """Raises InputError if one of the files is the sample's and the other is not."""
-    of_sample = are_of_sample(train_npz, test_npz, unfiltered)
+    of_sample = are_of_sample(train_npz, test_npz, source)
     if of_sample == (True, False):
         raise InputError(mixed(train_npz, test_npz, "train"))
     if of_sample == (False, True):
@@ -49,7 +45,7 @@ def mixed(ours: Path, theirs: Path, part: str) -> str:
 
 def _marked(path: Path) -> list[Any]:
     """What the marker in a file's data folder says of PAIR; nothing if there is none."""
-    with suppress(InputError, OSError, LookupError, TypeError):
+    with suppress(InputError, OSError, LookupError, TypeError, ValueError):  # ValueError: no path has such a name
         pair = read_json(path.resolve().parents[1] / MARKER)["pair"]
         return [pair[name] for name in PAIR]
     return []

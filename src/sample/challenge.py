@@ -95,9 +95,9 @@ def _make_plan(root: Path, data_dir: Path) -> Plan:
     moves |= {IMAGES / name: path for name, path in matches.files.items()}
     moves |= beside[TRAIN] | ({TRAIN: train} if train else {})
     not_taken = [f"{folder}: other pictures of the same names" for folder in matches.rivals]
-    for path, name in ((train, TRAIN), (test, TEST)):
-        if path and name in own and fingerprint(root / path) != fingerprint(data_dir / name):
-            not_taken.append(f"{path}: another one is there already")
+    for npz, name in ((train, TRAIN), (test, TEST)):
+        if npz and name in own and fingerprint(root / npz) != fingerprint(data_dir / name):
+            not_taken.append(f"{npz}: another one is there already")
     return Plan(moves, not_taken, left_over)
 
 

@@ -180,7 +180,7 @@ def open_training_data(paths: DataPaths, device: torch.device) -> TrainingData:
     if paths.test_npz:
         test = open_test_captions(paths.test_npz)
         record |= {"test_npz": str(paths.test_npz), "test_fingerprint": fingerprint(paths.test_npz)}
-        require_one_origin(paths.train_npz, paths.test_npz, source.fingerprint if source else None)
+        require_one_origin(paths.train_npz, paths.test_npz, source)
         _check_width(pairs.text_embeddings, test.text_embeddings, paths.test_npz, "caption")
     data = TrainingData.of(pairs, device, DataRecord(**record))  # type: ignore[arg-type]
     return replace(

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import ipywidgets as widgets
 import nbformat
@@ -181,6 +183,84 @@ def test_the_notebook_runs_from_top_to_bottom_without_hands(run_script, sample, 
     opening = outputs_of(nbformat.read(tmp_path / "again.ipynb", 4))[0].text
     assert "2 models that did not see the image" in opening
     assert "of these pairs by the same model: there already" in opening
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["papermill", "nbclient", "nbconvert"])
+def test_the_notebook_runs_from_any_folder(run_script, sample, tmp_path, how):
+    """By the data of its project, with no folder told to Python; what is given is seen from where it was started."""
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (project / "data/train").mkdir(parents=True)
+    (project / "src").symlink_to(REPO / "src")
+    (project / "data/train/train.npz").symlink_to(sample / "train/train.npz")
+    (elsewhere / "mine.npz").symlink_to(sample / "train/train.npz")
+    notebook = nbformat.read(NOTEBOOK, 4)
+    notebook.cells[1].source += "\nFOLDS, FOLD_CHANGES, TOP_K = 2, {'hidden_dim': 32, 'epochs': 1}, 30"
+    nbformat.write(notebook, project / NOTEBOOK.name)
+    command = {
+        "papermill": ("-m", "papermill", f"../project/{NOTEBOOK.name}", "out.ipynb", "-p", "INPUT_NPZ", "mine.npz"),
+        "nbclient": ("-c", EXECUTE, project / NOTEBOOK.name),
+        "nbconvert": ("-m", "nbconvert", "--to", "notebook", "--execute", f"../project/{NOTEBOOK.name}"),
+    }[how]
+    environment = os.environ | {"PYTHONPATH": "", "IPYTHONDIR": str(tmp_path / "ipython")}
+    result = subprocess.run([sys.executable, *command], cwd=elsewhere, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    stem = "mine" if how == "papermill" else "train"
+    assert (project / f"data/filtered/{stem}_folds2_clean_top30.npz").exists()
+    assert not (elsewhere / "data").exists()
+
+
+EXECUTE = """
+import sys, nbclient, nbformat
+nbclient.NotebookClient(nbformat.read(sys.argv[1], 4), kernel_name="python3").execute()
+"""
+
+
+@pytest.fixture
+def find_project(tmp_path):
+    """Run the lines by which the notebook finds its project from a folder; what they print: the folder that they left
+    and the one they are in."""
+    source = nbformat.read(NOTEBOOK, 4).cells[2].source
+    lines = source[source.index("# No kernel") : source.index("from src.common import paths")]
+    code = "import os, psutil, sys\nfrom pathlib import Path\n%s\n" + lines + "\nprint(Path.cwd(), sys.path[0])"
+
+    def start(folder, *words, project=None, path=""):
+        """words: of the command that starts the kernel; path: where Python looks for packages."""
+        shell = 'kernel=$1 code=$2; shift 2; "$kernel" -c "$code"; exit $?'
+        command = ["bash", "-c", shell, "bash", sys.executable, code % f"PROJECT = {project!r}", *words]
+        environment = os.environ | {"PYTHONPATH": str(path), "PWD": str(folder)}
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+    return start
+
+
+@pytest.fixture
+def projects(tmp_path):
+    """Two copies of the project's notebook: a/project/ and b/project/."""
+    folders = [tmp_path / name / "project" for name in ("a", "b")]
+    for folder in folders:
+        (folder / "src/filters").mkdir(parents=True)
+        (folder / NOTEBOOK.name).touch()
+    (tmp_path / "empty").mkdir()
+    return folders
+
+
+def test_the_notebook_finds_its_project(find_project, projects, tmp_path):
+    ours, other = projects
+    for result in (
+        find_project(ours),
+        find_project(ours / "src/filters"),
+        find_project(other, f"../../a/project/{NOTEBOOK.name}"),
+        find_project(tmp_path / "empty", str(ours / NOTEBOOK.name), "out.ipynb"),
+        find_project(tmp_path / "empty", path=ours),
+        find_project(other, project=str(ours)),
+        find_project(other, project="../../a/project"),
+    ):
+        assert (result.stdout, result.stderr) == (f"{ours} {ours}\n", "")
+    neighbour = tmp_path / "a/empty"
+    neighbour.mkdir()
+    assert find_project(neighbour).stdout == f"{ours} {ours}\n"
 
 
 def test_the_committed_notebook_reads_well_on_the_web():

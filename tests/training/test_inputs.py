@@ -9,7 +9,7 @@ import torch
 
 from src.common.files import InputError
 from src.data.keep_lists import KeepList, save_filtered, save_keep_list
-from src.data.pairs import TestCaptions, fingerprint, open_pairs, save_pairs, save_test_captions
+from src.data.pairs import TestCaptions, fingerprint, open_pairs, open_test_captions, save_pairs, save_test_captions
 from src.data.splits import validation_images
 from src.training.inputs import OWN, DataPaths, OnDevice, TrainingData, dataset_tag, open_training_data
 from src.training.job import describe_data
@@ -208,6 +208,26 @@ def test_embeddings_of_other_widths_are_refused(pairs, files, tmp_path):
     ):
         with pytest.raises(InputError, match=what):
             open_training_data(replace(files, **changes), CPU)
+
+
+def test_nothing_is_trained_for_the_captions_of_other_data(pairs, sample, tmp_path):
+    """Said before their widths, which differ here. A file that was filtered from the sample's is the sample's, also one
+    that records it in its keep-list alone."""
+    save_pairs(pairs, tmp_path / "own.npz")
+    ours = DataPaths(train_npz=sample / "train/train.npz", test_npz=sample / "test/test.clean.npz")
+    with pytest.raises(InputError, match=r"test\.clean\.npz: is the embedded sample's, but .*own\.npz is not"):
+        open_training_data(replace(ours, train_npz=tmp_path / "own.npz"), CPU)
+    assert open_training_data(replace(ours, train_npz=tmp_path / "own.npz", test_npz=None), CPU).test is None
+    filter_half(ours.train_npz, tmp_path / "half.npz")
+    open_training_data(replace(ours, train_npz=tmp_path / "half.npz"), CPU)
+    whole = open_pairs(ours.train_npz)
+    save_pairs(whole.select(np.arange(len(whole)) % 2 == 0), tmp_path / "half.npz")
+    open_training_data(replace(ours, train_npz=tmp_path / "half.npz"), CPU)
+    test = replace(open_test_captions(ours.test_npz), caption_ids=np.arange(30) + 7)
+    save_test_captions(test, tmp_path / "test.npz")
+    for train_npz in (ours.train_npz, tmp_path / "half.npz"):
+        with pytest.raises(InputError, match=r"npz: is the embedded sample's, but .*/test\.npz is not"):
+            open_training_data(replace(ours, train_npz=train_npz, test_npz=tmp_path / "test.npz"), CPU)
 
 
 def test_a_dataset_is_called_after_its_file_and_folder():
