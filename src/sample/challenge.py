@@ -134,7 +134,7 @@ def _move(source: Path, target: Path) -> bool:
 def _summary(data_dir: Path, plan: Plan, kept: Sequence[PurePath]) -> dict[str, str]:
     """What became of it all."""
     total, missing = len(read_image_names(data_dir / TRAIN)), missing_pictures(data_dir)
-    lacking = f"; missing: {_some(missing)}" if missing else ""
+    lacking = f"; the CLIP filter and the review will miss {_some(missing)}" if missing else ""
     lines = {"pictures": f"{total - len(missing):,} of the {total:,} that train.npz names{lacking}"}
     if plan.not_taken:
         lines["not taken"] = "; ".join(plan.not_taken)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -42,6 +43,7 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
     ),
     "combine": ("-m", "src.ensemble", "combine", *(f"{i}.csv" for i in range(9)), "--output", "mean.csv"),
     "sample": ("-m", "src.sample.prepare", "--data-dir", "made", "--scale", "0.1"),
+    "unpack": ("-m", "src.sample.prepare", "--data-dir", "unpacked", "--zip", "data.zip"),
 }
 TIMES = {"started", "finished", "ended", "training_seconds", "seconds", "captions_per_second"}
 # They are of the processes that worked on it: Optuna's journal names them, with the time of everything.
@@ -50,11 +52,14 @@ OF_PROCESSES = {"journal.log"}
 
 @pytest.fixture(scope="session")
 def inputs(sample, tmp_path_factory) -> Path:
-    """What the scripts read: data/, a CLIP that has learnt nothing, nine submissions."""
+    """What the scripts read: data/, the same in an archive, a CLIP that has learnt nothing, nine submissions."""
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "data").mkdir()
     for part in ("train", "test"):
         (folder / "data" / part).symlink_to(sample / part)
+    with zipfile.ZipFile(folder / "data.zip", "w") as archive:
+        for path in (*sorted((sample / "train").rglob("*.*")), *sorted((sample / "test").iterdir())):
+            archive.write(path, path.relative_to(sample))
     make_tiny_clip(folder / "clip", steps=0)
     ids = open_test_captions(sample / "test/test.clean.npz").caption_ids
     for seed in range(9):
@@ -68,7 +73,7 @@ def fill(folder: Path, inputs: Path) -> Path:
     (folder / "data").mkdir(parents=True)
     for part in ("train", "test"):
         (folder / "data" / part).symlink_to((inputs / "data" / part).resolve())
-    for path in (inputs / "clip", *inputs.glob("*.csv")):
+    for path in (inputs / "clip", inputs / "data.zip", *inputs.glob("*.csv")):
         (folder / path.name).symlink_to(path)
     return folder
 

@@ -104,7 +104,7 @@ def test_no_file_has_a_name_that_leads_elsewhere(match, name):
 
 
 def test_each_picture_may_have_a_folder_of_its_own(tmp_path):
-    """As many as the challenge has: half an hour where each folder is compared with all names."""
-    names = [f"{i}.jpg" for i in range(25_000)]
-    files = [PurePath(f"x/{i}/{i}.jpg") for i in range(25_000)]
-    assert len(match_pictures(names, tmp_path, files, None, None).files) == 25_000
+    """A minute, were each folder compared with all names."""
+    names = [f"{i}.jpg" for i in range(5_000)]
+    files = [PurePath(f"x/{i}/{i}.jpg") for i in range(5_000)]
+    assert len(match_pictures(names, tmp_path, files, None, None).files) == 5_000

@@ -208,7 +208,10 @@ def test_names_in_train_npz_lead_nowhere_either(prepare, challenge, write_zips, 
     files = challenge | {"train/train.npz": (tmp_path / "train.npz").read_bytes(), "train/outside.jpg": b"x"}
     before = contents(tmp_path).keys() | {"archive_0.zip"}
     output = prepare(*write_zips(zipped(files | {"absolute.jpg": b"x"})))
-    assert "1 of the 3 that train.npz names; missing: ../../outside.jpg, /absolute.jpg\n" in output
+    assert (
+        "1 of the 3 that train.npz names; the CLIP filter and the review will miss ../../outside.jpg, /absolute.jpg\n"
+        in output
+    )
     assert all(name.startswith("data/") for name in contents(tmp_path).keys() - before)
 
 
@@ -286,7 +289,7 @@ def test_what_is_missing_and_what_is_left_over_is_counted(prepare, challenge, wr
     output = prepare(*write_zips(zipped(files | more)))
     assert output == (
         f"{data_dir}: the challenge's data are in place\n"
-        "  pictures   2 of the 3 that train.npz names; missing: 1.jpg\n"
+        "  pictures   2 of the 3 that train.npz names; the CLIP filter and the review will miss 1.jpg\n"
         "  left over  archive_0.zip/readme.md, archive_0.zip/train/Images/more0.jpg, "
         "archive_0.zip/train/Images/more1.jpg and 3 more\n"
     )
@@ -300,7 +303,8 @@ def test_the_tests_pictures_are_never_taken_for_those_of_the_same_names(
     """Not even for one that is missing, and though there are more of them."""
     files = without(challenge, "train/Images/1.jpg")
     tests = {f"{test_images}{name}": b"another" for name in (*NAMES, "3.jpg")}
-    assert "2 of the 3 that train.npz names; missing: 1.jpg\n" in prepare(*write_zips(zipped(files | tests)))
+    output = prepare(*write_zips(zipped(files | tests)))
+    assert "2 of the 3 that train.npz names; the CLIP filter and the review will miss 1.jpg\n" in output
     assert contents(data_dir) == files | {name: data for name, data in tests.items() if name.startswith("test/")}
 
 
