@@ -12,6 +12,7 @@ import math
 import re
 import sys
 import threading
+import warnings
 import zipfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -84,7 +85,8 @@ class NpzReader(zipfile.ZipFile):
         with self._open_member(key) as member:
             version = np.lib.format.read_magic(member)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            with _PARSER:
+            with _PARSER, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what Python 2 wrote
                 header = Header(*read(member))
             shape, dtype = header.shape, header.dtype
             if dtype.hasobject:
@@ -127,7 +129,7 @@ class NpzReader(zipfile.ZipFile):
                     what = f"has dtype {dtype}; expected {KINDS[kind].name}, which cannot hold all of its values"
                     raise self.error(key, f"{what} ({error})") from None
                 yield converted
-        if dtype.kind != KINDS[kind].dtype.kind or (kind == "f" and dtype.itemsize != 4):
+        if rank and (dtype.kind != KINDS[kind].dtype.kind or (kind == "f" and dtype.itemsize != 4)):
             LOG.warning("%s: %s has dtype %s; read as %s without loss", self.filename, key, dtype, KINDS[kind].name)
 
     def texts(self, key: str, *, rank: int, errors: str = "strict") -> list[str]:
@@ -151,7 +153,8 @@ class NpzReader(zipfile.ZipFile):
     @contextmanager
     def _open_member(self, key: str) -> Iterator[IO[bytes]]:
         if key not in self:
-            raise InputError(f"{self.filename}: has no key {key!r}")
+            keys = ", ".join(name.removesuffix(".npy") for name in self.namelist()[:12]) or "none"
+            raise InputError(f"{self.filename}: has no key {key!r}; it has {keys}")
         info, crc = self.getinfo(f"{key}.npy"), 0
 
         def update_crc(data: bytes) -> None:
