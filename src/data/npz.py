@@ -31,7 +31,6 @@ from src.common.files import InputError, atomic_path, require_file
 BLOCK_BYTES = 1 << 20  # of rows handed out at a time
 RANKS = ("one number", "1 dimension", "2 dimensions")
 SURROGATE = re.compile("[\ud800-\udfff]")
-LOG = logging.getLogger(__name__)
 _PARSER = threading.Lock()  # NumPy parses headers by ast, which in Python 3.11 may fail when threads switch in it
 
 
@@ -79,6 +78,10 @@ class NpzReader(zipfile.ZipFile):
 
     def error(self, key: str, what: str) -> InputError:
         return InputError(f"{self.filename}: {key} {what}")
+
+    def note(self, key: str, what: str) -> None:
+        """Tell the user what is read otherwise than it stands there."""
+        logging.getLogger(__name__).warning("%s: %s %s", self.filename, key, what)
 
     def header(self, key: str, *, rank: int | Collection[int], kind: str) -> Header:
         ranks = (rank,) if isinstance(rank, int) else rank
@@ -130,7 +133,7 @@ class NpzReader(zipfile.ZipFile):
                     raise self.error(key, f"{what} ({error})") from None
                 yield converted
         if rank and (dtype.kind != KINDS[kind].dtype.kind or (kind == "f" and dtype.itemsize != 4)):
-            LOG.warning("%s: %s has dtype %s; read as %s without loss", self.filename, key, dtype, KINDS[kind].name)
+            self.note(key, f"has dtype {dtype}; read as {KINDS[kind].name} without loss")
 
     def texts(self, key: str, *, rank: int, errors: str = "strict") -> list[str]:
         """A member's texts as Python strings: the file spends 4 bytes a character on the longest one's length each.
@@ -147,7 +150,7 @@ class NpzReader(zipfile.ZipFile):
         for row in halves:  # this makes one character of two halves that belong together
             texts[row] = texts[row].encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         if halves:
-            LOG.warning("%s: %s holds half characters in %d rows; read as U+FFFD", self.filename, key, len(halves))
+            self.note(key, f"holds half characters in {len(halves)} rows; read as U+FFFD")
         return texts
 
     @contextmanager

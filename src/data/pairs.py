@@ -11,7 +11,6 @@ Shapes: N captions, M images, T text width, V image width.
 """
 
 import hashlib
-import logging
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,7 +23,6 @@ from src.data.cache import read_cache, write_cache
 from src.data.npz import BLOCK_BYTES, NpzReader, NpzWriter, create_npz, open_npz
 
 HINT = "run `bash setup.sh` to prepare data/"
-LOG = logging.getLogger(__name__)
 SHORTEST = 1e-12  # length of an embedding that is not all zeros; torch scales shorter ones to less than unit length
 CACHE_FROM_BYTES = 100_000_000  # smaller files open in about half a second without a cache
 TEST_ARRAYS: dict[str, tuple[str, ...]] = {  # by field: key, kind and the metadata that state its shape
@@ -258,7 +256,7 @@ def _read_labels(archive: NpzReader, key: str) -> np.ndarray:
         if len(bad):
             what = f"gives caption {bad[0]} image {index[bad[0]]}; there are {num_images}, counted from 0"
             raise archive.error(key, what)
-        LOG.warning("%s: %s has one image's index a caption, not a matrix", archive.filename, key)
+        archive.note(key, "has one image's index a caption, not a matrix")
         return index.astype(np.int32)
     image_of_caption, counts = np.zeros(shape[0], np.int32), np.zeros(shape[0], np.int64)
     start = 0

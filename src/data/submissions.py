@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import orjson
-import pandas as pd
 
 from src.common.files import InputError, atomic_path, require_file
 from src.data.pairs import TestCaptions
@@ -59,6 +58,8 @@ def write_submission(path: str | Path, caption_ids: np.ndarray, embeddings: np.n
 def read_submission(path: str | Path) -> Submission:
     """Read a submission: any CSV of these two columns, the rows in any order. Raises InputError that names the file,
     the line and what is wrong in it."""
+    import pandas as pd  # takes long, and the command lines that import this module are to answer at once
+
     try:
         table = pd.read_csv(
             require_file(path), dtype=object, keep_default_na=False, skip_blank_lines=False, skipinitialspace=True

@@ -32,7 +32,7 @@ def unpack_challenge(data_dir: Path, zips: list[Path], competition: str) -> None
     with everything left as it was, if the archives lack or damage a file of the challenge."""
     with temporary_folder(data_dir / WORK) as folder:
         if not zips:
-            kaggle("download", "-c", competition, "-p", str(folder))
+            kaggle("download", competition, "-p", str(folder))
         for archive in zips or list(folder.glob("*.zip")):
             _unpack(archive, folder)
         train, test = _folder_of(folder, "train.npz"), _folder_of(folder, "test.clean.npz")

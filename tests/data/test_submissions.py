@@ -145,7 +145,7 @@ def test_faults_are_named_with_their_line(csv_file, lines, message):
 
 
 def test_other_encodings_are_refused(csv_file):
-    with pytest.raises(InputError, match="not a CSV of .*utf-8"):
+    with pytest.raises(InputError, match=r"not a CSV of .*utf-8"):
         read_submission(csv_file("id,embedding", ROW, encoding="utf-16"))
 
 
