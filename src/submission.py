@@ -9,15 +9,20 @@ The table, submissions.csv, has one row for each file sent: when, which contents
 
 import csv
 import itertools
+import math
 import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+
+import numpy as np
 
 from src.common.cli import Parser, print_settings
 from src.common.endings import run_main
 from src.common.files import InputError, atomic_path, now, sha256, try_outputs
 from src.common.kaggle import kaggle
 from src.common.paths import MODELS_DIR, TEST_NPZ, TRAIN_NPZ
-from src.data.origins import are_of_sample, mixed
+from src.data.origins import are_of_sample, embedded_alike, mixed
 from src.data.pairs import embedding_dims, open_test_captions
 from src.data.submissions import check_submission
 from src.training.runs import runs_by_submission
@@ -25,6 +30,7 @@ from src.training.runs import runs_by_submission
 LOG = Path("submissions.csv")
 LOG_COLUMNS = ["utc", "file", "sha256", "run", "competition", "message", "score"]
 POLL_SECONDS = 5
+CLOCKS_APART = 300  # seconds, at most, between Kaggle's time of a submission and ours
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -67,9 +73,11 @@ def image_width(train_npz: Path, test_npz: Path) -> int | None:
     if not train_npz.exists():
         return None
     pairs, captions = are_of_sample(train_npz, test_npz)
-    if captions and not pairs:
-        raise InputError(mixed(test_npz, train_npz, "test"))
-    return embedding_dims(train_npz).get("image") if pairs == captions else None
+    if pairs != captions and not embedded_alike(train_npz, test_npz):
+        if captions:
+            raise InputError(mixed(test_npz, train_npz, "test"))
+        return None
+    return embedding_dims(train_npz).get("image")
 
 
 def send(path: Path, competition: str, message: str, log: Path, models_dir: Path) -> None:
@@ -78,7 +86,7 @@ def send(path: Path, competition: str, message: str, log: Path, models_dir: Path
     try_outputs([log], [path])
     digest = sha256(path)
     run_dir, _ = runs_by_submission(models_dir).get(digest, ("", None))
-    kaggle("submit", "-c", competition, "-f", str(path), "-m", message)
+    kaggle("submit", competition, "-f", str(path), "-m", message)
     values = (now(), str(path), digest, str(run_dir), competition, message, "")
     _write_log(log, [*rows, dict(zip(LOG_COLUMNS, values, strict=True))])
 
@@ -99,26 +107,54 @@ def fill_scores(log: Path, competition: str) -> list[dict[str, str]]:
     ours = [row for row in rows if row["competition"] == competition]
     if not ours:
         return rows
-    theirs = _listing(competition)
-    for key in {(Path(row["file"]).name, row["message"]) for row in ours}:
-        sent = [row for row in ours if (Path(row["file"]).name, row["message"]) == key]
-        listed = [entry for entry in theirs if (entry["fileName"], entry["description"]) == key]
-        # The listing may still lack the last one that was sent, or have older ones that the log lacks.
-        for row, entry in zip(sent, listed[-len(sent) :], strict=False):
-            score = "error" if "error" in entry["status"].lower() else entry["publicScore"]
-            if score != "None":
-                row["score"] = row["score"] or score
+    for row, entry in _match(ours, _listing(competition)):
+        score = "error" if "error" in entry["status"].lower() else entry["publicScore"]
+        if score != "None":
+            row["score"] = row["score"] or score
     _write_log(log, rows)
     return rows
 
 
+def _match(
+    rows: list[dict[str, str]], entries: list[dict[str, str]]
+) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
+    """Which entry of Kaggle's listing is a row's: of the same file name and message the nearest in time, both ways.
+
+    Names and messages may repeat, and the listing may lack old ones, the last one, and have some that the log lacks.
+    """
+    apart = np.full((len(rows), len(entries)), np.inf)
+    for i, row in enumerate(rows):
+        for j, entry in enumerate(entries):
+            same_file = Path(row["file"]).name == entry["fileName"]
+            if same_file and row["message"].split() == entry["description"].split():
+                apart[i, j] = abs(_seconds(row["utc"]) - _seconds(entry["date"]))
+    for i, j in np.argwhere(apart <= CLOCKS_APART):
+        if 1 == (apart[i] <= apart[i, j]).sum() == (apart[:, j] <= apart[i, j]).sum():  # what is as near is ambiguous
+            yield rows[i], entries[j]
+
+
+def _seconds(text: str) -> float:
+    """Since the epoch, of an ISO 8601 time, in UTC if it does not say; NaN for anything else."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return math.nan
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
 def _listing(competition: str) -> list[dict[str, str]]:
-    """What was submitted, the oldest first: the table that the Kaggle CLI prints below any remarks, turned over."""
-    lines = kaggle("submissions", "-c", competition, "--csv").splitlines()
-    table = list(csv.DictReader(itertools.dropwhile(lambda line: "fileName" not in line, lines)))
-    if table and not {"description", "status", "publicScore"} <= table[0].keys():
+    """What was submitted: the table that the Kaggle CLI prints between its remarks."""
+    try:
+        output = kaggle("submissions", competition, "--csv", "--page-size", "200")
+    except InputError as error:
+        if "--page-size" not in str(error):
+            raise
+        output = kaggle("submissions", competition, "--csv")  # a client before 2.0, which lists the last 20
+    lines = itertools.dropwhile(lambda line: "fileName" not in line, output.splitlines(keepends=True))
+    table = list(csv.DictReader(lines, restval=""))
+    if table and not {"date", "description", "status", "publicScore"} <= table[0].keys():
         raise InputError(f"`kaggle competitions submissions` gave a table without the score: {', '.join(table[0])}")
-    return table[::-1]
+    return table
 
 
 def _read_log(log: Path) -> list[dict[str, str]]:

@@ -4,13 +4,16 @@ import csv
 import json
 import os
 import sys
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from io import SEEK_END, StringIO
 
 import numpy as np
 import pytest
 
 from src.common.files import InputError, sha256
 from src.data.origins import MARKER, PAIR
-from src.data.pairs import Pairs, TestCaptions, fingerprint, save_pairs, save_test_captions
+from src.data.pairs import Pairs, TestCaptions, fingerprint, open_test_captions, save_pairs, save_test_captions
 from src.data.submissions import write_submission
 from src.submission import main
 from tests.conftest import assert_input_error
@@ -23,10 +26,16 @@ with (folder / "calls.jsonl").open("a") as file:
     file.write(json.dumps(sys.argv[1:]) + "\\n")
 answer = json.loads((folder / "answers.json").read_text())[sys.argv[2]]
 print(answer.get("out", ""))
-print(answer.get("err", ""), file=sys.stderr)
+sys.stderr.buffer.write(answer.get("err", "").encode(errors="surrogateescape"))
 sys.exit(answer.get("status", 0))
 """
 LISTING = "ref,fileName,date,description,status,publicScore,privateScore\n"
+LOG = "utc,file,sha256,run,competition,message,score\n"
+
+
+def noon(minutes=0.0):
+    """A time as Kaggle lists it, and as the log has it but for a zone."""
+    return (datetime(2025, 1, 1, 12) + timedelta(minutes=minutes)).isoformat(sep=" ")
 
 
 @pytest.fixture
@@ -97,8 +106,10 @@ def test_check_names_faults(command):
 
 
 @pytest.fixture
-def mark(tmp_path):
-    """Have the marker of data/ say that these of its files are the sample's."""
+def mark(command, tmp_path):
+    """Have the marker of data/ say that these of its files are the sample's; the captions are embedded in two ways."""
+    captions = open_test_captions("data/test/test.clean.npz")
+    save_test_captions(replace(captions, text_embeddings=-captions.text_embeddings), "data/test/test.clean.npz")
 
     def write(*names):
         pair = {name: fingerprint(f"data/{name}") if name in names else "another" for name in PAIR}
@@ -132,11 +143,12 @@ def test_a_file_is_sent_and_logged_with_its_run_and_score(submit, kaggle, tmp_pa
     for name, record in (("a_other", other), ("b_this", run)):
         (tmp_path / "models" / name).mkdir(parents=True)
         (tmp_path / "models" / name / "run.json").write_text(json.dumps(record))
-    kaggle("Warning: outdated\n" + LISTING + '9,mine.csv,now,"first, a try",SubmissionStatus.COMPLETE,0.61803,None')
+    now = datetime.now(UTC).replace(tzinfo=None).isoformat(sep=" ")
+    kaggle(f'Warning: outdated\n{LISTING}9,mine.csv,{now},"first, a try",SubmissionStatus.COMPLETE,0.61803,None')
     assert "score: 0.61803" in submit()
     sent, asked = kaggle.calls()
     assert sent == ["competitions", "submit", "-c", "aml", "-f", "mine.csv", "-m", "first, a try"]
-    assert asked == ["competitions", "submissions", "-c", "aml", "--csv"]
+    assert asked == ["competitions", "submissions", "-c", "aml", "--csv", "--page-size", "200"]
     (row,) = logged(tmp_path)
     assert row.pop("utc").startswith("20")
     assert row == {
@@ -149,37 +161,97 @@ def test_a_file_is_sent_and_logged_with_its_run_and_score(submit, kaggle, tmp_pa
     }
 
 
+@pytest.fixture
+def scores(command, kaggle, tmp_path):
+    """Fill in the scores of a log of rows (minutes after noon, file, message[, score]) from a listing of entries
+    (minutes, file name, message, status, score); return the log's scores."""
+
+    def start(rows, entries, competition="aml"):
+        log = [[noon(row[0]) + "+00:00", row[1], "0", "", "aml", row[2], *(row[3:] or [""])] for row in rows]
+        with (tmp_path / "submissions.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([LOG.strip().split(","), *log])
+        listing = StringIO(LISTING)
+        listing.seek(0, SEEK_END)
+        csv.writer(listing).writerows([[9, name, noon(at), *rest, ""] for at, name, *rest in entries])
+        kaggle(listing.getvalue())
+        command("scores", "--competition", competition)
+        return [row["score"] for row in logged(tmp_path)]
+
+    return start
+
+
+COMPLETE, PENDING = "SubmissionStatus.COMPLETE", "SubmissionStatus.PENDING"
+
+
 def test_scores_are_filled_in_later(submit, command, kaggle, tmp_path):
-    pending = '{ref},mine.csv,now,"first, a try",SubmissionStatus.PENDING,,\n'
-    complete = '{ref},mine.csv,now,"first, a try",SubmissionStatus.COMPLETE,{score},\n'
     assert "not known yet; later: python -m src.submission scores --competition aml" in submit()
-    # The same name and message again: the first one's score, known by now, is not taken for the second's.
-    kaggle(LISTING + complete.format(ref=1, score=0.5))
-    assert "not known yet" in submit()
-    assert [row["score"] for row in logged(tmp_path)] == ["0.5", ""]
-    assert logged(tmp_path)[1]["run"] == ""
-    kaggle(LISTING + pending.format(ref=2) + complete.format(ref=1, score=0.5))
-    assert "1 of 2 scores are known" in command("scores", "--competition", "aml")
-    kaggle(LISTING + complete.format(ref=2, score=0.7) + complete.format(ref=1, score=0.5))
-    assert "2 of 2 scores are known" in command("scores", "--competition", "aml")
-    assert [row["score"] for row in logged(tmp_path)] == ["0.5", "0.7"]
-
-
-def test_only_the_same_competition_name_and_message_match(command, kaggle, tmp_path):
-    log = tmp_path / "submissions.csv"
-    columns = "utc,file,sha256,run,competition,message,score\n"
-    log.write_text(columns + "now,out/a.csv,0,,aml,one,\nnow,out/a.csv,0,,other,one,\nnow,b.csv,0,,aml,two,\n")
-    kaggle(LISTING + "3,b.csv,now,two,ERROR,,\n2,a.csv,now,one,COMPLETE,0.2,\n1,a.csv,now,two,COMPLETE,0.1,\n")
-    assert "2 of 3 scores are known" in command("scores", "--competition", "aml")
-    assert [row["score"] for row in logged(tmp_path)] == ["0.2", "", "error"]
-
-
-def test_older_ones_that_the_log_lacks_are_passed_over(command, kaggle, tmp_path):
-    log = tmp_path / "submissions.csv"
-    log.write_text("utc,file,sha256,run,competition,message,score\nnow,a.csv,0,,aml,one,\n")
-    kaggle(LISTING + "2,a.csv,now,one,COMPLETE,0.2,\n1,a.csv,then,one,COMPLETE,0.1,\n")
+    now = datetime.now(UTC).isoformat(sep=" ")
+    kaggle(LISTING + f'1,mine.csv,{now},"first, a try",{PENDING},,\n')
+    assert "0 of 1 scores are known" in command("scores", "--competition", "aml")
+    kaggle(LISTING + f'1,mine.csv,{now},"first, a try",{COMPLETE},0.5,\n')
     assert "1 of 1 scores are known" in command("scores", "--competition", "aml")
-    assert logged(tmp_path)[0]["score"] == "0.2"
+    assert [row["score"] for row in logged(tmp_path)] == ["0.5"]
+
+
+def test_only_the_same_competition_name_and_message_match(scores):
+    rows = [(0, "out/a.csv", "one"), (1, "b.csv", "two"), (2, "c.csv", "one")]
+    entries = [(1, "b.csv", "two", "ERROR", ""), (0, "a.csv", "one", COMPLETE, 0.2), (2, "c.csv", "two", COMPLETE, 0.1)]
+    assert scores(rows, entries) == ["0.2", "error", ""]
+    assert scores(rows, entries, "other") == ["", "", ""]
+
+
+def test_equal_names_and_messages_are_told_apart_by_time(scores):
+    """As a loop sends them; the listing lacks the oldest, which a page is too short for, and the last one."""
+    rows = [(i, "submission.csv", "try") for i in range(30)]
+    entries = [(i - 0.05, "submission.csv", "try", COMPLETE, f"0.{i}") for i in range(28, 8, -1)]
+    assert scores(rows, entries) == [f"0.{i}" if 8 < i < 29 else "" for i in range(30)]
+
+
+def test_what_the_log_lacks_is_passed_over_and_a_known_score_stays(scores):
+    rows = [(60, "a.csv", "one"), (90, "a.csv", "one", "0.3")]
+    entries = [
+        (90, "a.csv", "one", COMPLETE, 0.4),
+        (60, "a.csv", "one", COMPLETE, 0.2),
+        (0, "a.csv", "one", COMPLETE, 0.1),
+    ]
+    assert scores(rows, entries) == ["0.2", "0.3"]
+
+
+def test_what_cannot_be_told_apart_has_no_score(scores):
+    entry = (0.5, "a.csv", "one", COMPLETE, 0.2)
+    assert scores([(0, "a.csv", "one"), (1, "a.csv", "one")], [entry]) == ["", ""]
+    assert scores([(0.5, "a.csv", "one")], [entry, entry]) == [""]
+    assert scores([(60, "a.csv", "one")], [entry]) == [""]
+
+
+def test_messages_of_several_lines_match(scores):
+    rows = [(0, "a.csv", "two\nlines"), (0, "a.csv", "two other\nlines")]
+    entries = [(0, "a.csv", "two\nlines", COMPLETE, 0.1), (0, "a.csv", " two other\r\nlines", COMPLETE, 0.2)]
+    assert scores(rows, entries) == ["0.1", "0.2"]
+
+
+def test_a_client_without_pages_is_asked_without(command, kaggle, tmp_path):
+    (tmp_path / "submissions.csv").write_text(LOG + f"{noon()}+00:00,a.csv,0,,aml,one,\n")
+    kaggle(LISTING + f"1,a.csv,{noon()},one,complete,0.5,\nWarning: this client is outdated\n")
+    script = tmp_path / "bin/kaggle"
+    refusal = 'if "--page-size" in sys.argv: sys.exit("error: unrecognized arguments: --page-size 200")\n'
+    script.write_text(script.read_text().replace("folder = ", refusal + "folder = ", 1))
+    assert "1 of 1 scores are known" in command("scores", "--competition", "aml")
+
+
+def test_a_page_is_named_by_its_slug_too(submit, command, kaggle):
+    kaggle()
+    command(
+        "submit",
+        "mine.csv",
+        "--competition",
+        "https://www.kaggle.com/competitions/aml/leaderboard",
+        "--message",
+        "m",
+        "--wait",
+        "0",
+    )
+    assert {call[3] for call in kaggle.calls()} == {"aml"}
 
 
 def test_a_faulty_file_is_not_sent(submit, kaggle, tmp_path):
@@ -198,6 +270,11 @@ def test_a_faulty_file_is_not_sent(submit, kaggle, tmp_path):
         ({"status": 1, "err": "100%|███| 1/1\nCould not find competition"}, "failed: Could not find competition"),
         ({"status": 0, "out": "Could not submit to competition"}, "failed: Could not submit"),  # clients before 2.0
         ({"status": 1}, "no reason given"),
+        (
+            {"status": 1, "err": "403 Client Error: Forbidden for url: …"},
+            "rules first: https://.*/competitions/aml/rules",
+        ),
+        ({"status": 1, "err": "caf\udce9 failed"}, "failed: caf\ufffd failed"),
     ],
 )
 def test_what_kaggle_refuses_is_said_and_not_logged(submit, kaggle, tmp_path, answer, message):
@@ -228,8 +305,7 @@ def test_a_log_that_cannot_be_written_is_found_before_anything_is_sent(command, 
 
 
 def test_a_listing_without_scores_is_an_error(command, kaggle, tmp_path):
-    log = tmp_path / "submissions.csv"
-    log.write_text("utc,file,sha256,run,competition,message,score\nnow,a.csv,0,,aml,one,\n")
+    (tmp_path / "submissions.csv").write_text(LOG + "now,a.csv,0,,aml,one,\n")
     kaggle("fileName,date\na.csv,now\n")
     with pytest.raises(InputError, match="without the score"):
         command("scores", "--competition", "aml")

@@ -71,6 +71,30 @@ def test_twice_the_same_seed_is_the_same_history(train, tmp_path):
     pd.testing.assert_frame_equal(*histories, check_exact=True)
 
 
+def test_other_peoples_dtypes_train_the_same(flags, train, run_script, sample, tmp_path):
+    train()
+    with np.load(sample / "train/train.npz") as archive:
+        arrays = dict(archive)
+    texts = arrays["captions/text"].astype(object)
+    texts[3] += "\ud83d"  # half of an emoji, as tools leave it that cut at so many UTF-16 units
+    others = {
+        "captions/text": texts.astype(str),
+        "captions/ids": arrays["captions/ids"].astype(float),
+        "captions/embeddings": arrays["captions/embeddings"].astype(np.float64),
+        "captions/label": arrays["captions/label"].argmax(axis=1),
+        "images/names": np.char.encode(arrays["images/names"]),
+    }
+    np.savez(tmp_path / "other.npz", **(arrays | others))
+    result = run_script("train_mrr.py", *flags("--train-npz", "other.npz", "--run-name", "other"), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "other.npz: captions/embeddings has dtype float64; read as float32 without loss" in result.stderr
+    assert "other.npz: captions/text holds half characters in 1 rows; read as U+FFFD" in result.stderr
+    histories = [
+        pd.read_csv(tmp_path / "models" / name / "history.csv").drop(columns=TIMING) for name in ("quick", "other")
+    ]
+    pd.testing.assert_frame_equal(*histories, check_exact=True)
+
+
 def test_the_run_name_tells_recipe_changes_data_and_seed(sample, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = ("--train-npz", str(sample / "train/train.npz"), "--submission", "none", "--device", "cpu")

@@ -35,6 +35,7 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Δ shows ?
+    os.environ["MPLBACKEND"] = "agg"  # scripts only write pictures, and a backend that is not there ends the import
     status: Any
     with _interruptible() as interrupted:
         try:

@@ -8,10 +8,13 @@ from src.common.files import InputError
 CREDENTIALS = "run `kaggle auth login`, or save an API token of https://www.kaggle.com/settings/api in ~/.kaggle"
 
 
-def kaggle(*arguments: str) -> str:
-    """Run `kaggle competitions …` and return what it prints. Raises InputError that says why it failed."""
+def kaggle(command: str, competition: str, *arguments: str) -> str:
+    """Run `kaggle competitions <command>` for a competition, a slug or the address of its page, and return what it
+    prints. Raises InputError that says why it failed."""
+    slug = re.sub(r"^.*/competitions/|/.*$", "", competition)
+    line = ["kaggle", "competitions", command, "-c", slug, *arguments]
     try:
-        result = subprocess.run(["kaggle", "competitions", *arguments], capture_output=True, text=True, check=False)
+        result = subprocess.run(line, capture_output=True, encoding="utf-8", errors="replace", check=False)
     except FileNotFoundError:
         raise InputError(f"there is no `kaggle` command here: pip install kaggle, then {CREDENTIALS}") from None
     # Kaggle clients before 2.0 say that they "Could not submit" or "Could not find" on stdout and end with status 0.
@@ -20,5 +23,9 @@ def kaggle(*arguments: str) -> str:
         if re.search("Authentication required|Could not find kaggle.json|Unauthorized", output):
             raise InputError(f"Kaggle has no credentials here, or wrong ones: {CREDENTIALS}")
         lines = [line for line in output.splitlines() if line.strip() and "%|" not in line]  # no progress bars
-        raise InputError(f"`kaggle competitions {arguments[0]}` failed: {' '.join(lines)[-300:] or 'no reason given'}")
+        reason = " ".join(lines)[-300:] or "no reason given"
+        if re.search("403|Forbidden", output):
+            page = f"https://www.kaggle.com/competitions/{slug}"
+            reason += f"; join the competition and accept its rules first: {page}/rules"
+        raise InputError(f"`kaggle competitions {command}` failed: {reason}")
     return result.stdout

@@ -17,7 +17,7 @@ import numpy as np
 
 from src.common.files import InputError, parse_json
 from src.data.npz import create_npz, open_npz
-from src.data.pairs import Pairs, Source, fingerprint, read_ids, read_source, save_pairs
+from src.data.pairs import Pairs, Source, fingerprint, read_source, save_pairs
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +44,7 @@ def open_keep_list(path: str | Path) -> KeepList:
     """Open a keep-list. Raises InputError that names the file and what is wrong in it."""
     with open_npz(path) as archive:
         keep = archive.array("captions/keep", rank=1, kind="b")
-        ids = read_ids(archive, "captions/ids")
+        ids = archive.array("captions/ids", rank=1, kind="i")
         scores = archive.array("captions/scores", rank=1, kind="f")
         (text,) = archive.texts("provenance", rank=0)
     if not len(ids) == len(scores) == len(keep):

@@ -23,9 +23,10 @@ from src.data.cache import read_cache, write_cache
 from src.data.npz import BLOCK_BYTES, NpzReader, NpzWriter, create_npz, open_npz
 
 HINT = "run `bash setup.sh` to prepare data/"
+SHORTEST = 1e-12  # length of an embedding that is not all zeros; torch scales shorter ones to less than unit length
 CACHE_FROM_BYTES = 100_000_000  # smaller files open in about half a second without a cache
 TEST_ARRAYS: dict[str, tuple[str, ...]] = {  # by field: key, kind and the metadata that state its shape
-    "caption_ids": ("captions/ids", "iu", "metadata/num_captions"),
+    "caption_ids": ("captions/ids", "i", "metadata/num_captions"),
     "caption_texts": ("captions/text", "U", "metadata/num_captions"),
     "text_embeddings": ("captions/embeddings", "f", "metadata/num_captions", "metadata/embedding_dim_text"),
 }
@@ -116,9 +117,15 @@ def open_test_captions(path: str | Path) -> TestCaptions:
     return TestCaptions(**_read_arrays(path, TEST_ARRAYS), source=Path(path))
 
 
-def read_image_names(path: str | Path) -> np.ndarray:
+def open_image_names(path: str | Path) -> np.ndarray:
     """The names of a file's images, (M,) object array of str, and nothing else of it. Raises InputError."""
-    return _read_arrays(path, ("image_names",))["image_names"]
+    with open_npz(path, HINT) as archive:
+        return read_image_names(archive)
+
+
+def open_text_embeddings(path: str | Path) -> np.ndarray:
+    """The embeddings of a file's captions, (N, T) float32, and nothing else of it. Raises InputError."""
+    return _read_arrays(path, ("text_embeddings",))["text_embeddings"]
 
 
 def embedding_dims(path: str | Path) -> dict[str, int]:
@@ -186,17 +193,23 @@ def _label_blocks(pairs: Pairs) -> Iterator[np.ndarray]:
 
 
 def _read_arrays(path: str | Path, fields: Collection[str]) -> dict[str, np.ndarray]:
-    """Read arrays by field, after holding the headers of all against the metadata."""
+    """Read arrays by field, after holding the headers of all against the metadata, where these are there, and against
+    each other."""
     with open_npz(path, HINT) as archive, ThreadPoolExecutor(4) as pool:
+        sizes: dict[str, int] = {}
         for key, kind, *metadata in (ARRAYS[field] for field in fields):
-            shape = archive.header(key, rank=len(metadata), kind=kind).shape
-            stated = tuple(archive.array(name, rank=0, kind="iu").item() for name in metadata)
-            if shape != stated:
-                raise archive.error(key, f"has shape {shape}; expected {stated}, by {', '.join(metadata)}")
+            # Labels may be one index a caption, too.
+            shape = archive.header(key, rank=(1, 2) if kind == "b" else len(metadata), kind=kind).shape
+            for name, length in zip(metadata, shape, strict=False):
+                if name not in sizes:
+                    sizes[name] = archive.array(name, rank=0, kind="i").item() if name in archive else length
+            expected = tuple(sizes[name] for name in metadata[: len(shape)])
+            if shape != expected:
+                raise archive.error(key, f"has shape {shape}; expected {expected}, by {', '.join(metadata)}")
             if 0 in shape:
                 raise archive.error(key, f"is empty, shape {shape}")
         # What takes long, inflating and checking, leaves Python's lock: the large arrays are read side by side.
-        read = pool.map(lambda field: _READERS[ARRAYS[field][1]](archive, ARRAYS[field][0]), fields)
+        read = pool.map(lambda field: _READERS[field](archive, ARRAYS[field][0]), fields)
         arrays = dict(zip(fields, read, strict=True))
     for field in ("caption_ids", "image_names"):
         values, counts = np.unique(arrays.get(field, []), return_counts=True)
@@ -206,32 +219,56 @@ def _read_arrays(path: str | Path, fields: Collection[str]) -> dict[str, np.ndar
     return arrays
 
 
-def read_ids(archive: NpzReader, key: str) -> np.ndarray:
-    """Read integers of any width as (N,) int64."""
-    ids = archive.array(key, rank=1, kind="iu")
-    if ids.max(initial=0) > np.iinfo(np.int64).max:
-        raise archive.error(key, f"has {ids.max()}, which does not fit into int64")
-    return ids.astype(np.int64)
+def _read_ids(archive: NpzReader, key: str) -> np.ndarray:
+    """Read (N,) int64."""
+    return archive.array(key, rank=1, kind="i")
+
+
+def read_image_names(archive: NpzReader, key: str = "images/names") -> np.ndarray:
+    """Read the (M,) names of the image files, an object array of str."""
+    names = archive.texts(key, rank=1)
+    for row, name in enumerate(names):
+        if "\0" in name:
+            raise archive.error(key, f"holds a NUL, which no file's name can, in row {row}: {name!r}")
+    return np.array(names, object)
 
 
 def _read_texts(archive: NpzReader, key: str) -> np.ndarray:
-    return np.array(archive.texts(key, rank=1), object)
+    return np.array(archive.texts(key, rank=1, errors="replace"), object)
 
 
 def _read_embeddings(archive: NpzReader, key: str) -> np.ndarray:
-    """Read a (rows, width) float32 array and insist that it is finite."""
+    """Read a (rows, width) float32 array and insist that the length of each row can be computed in float32."""
     embeddings = archive.array(key, rank=2, kind="f")
-    with np.errstate(invalid="ignore"):  # inf - inf
-        sums = embeddings.sum(axis=1, dtype=np.float64)  # finite exactly when the row is: no mask as large as the data
-    bad = np.flatnonzero(~np.isfinite(sums))
-    if len(bad):
-        raise archive.error(key, f"has NaN or infinite numbers in {len(bad)} rows, the first is row {bad[0]}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("ij,ij->i", embeddings, embeddings)  # no mask as large as the data
+    bad = np.flatnonzero(~np.isfinite(squares) | (squares < SHORTEST**2))
+    bad = bad[embeddings[bad].any(axis=1)]  # all zeros are a length, too
+    infinite = bad[~np.isfinite(embeddings[bad]).all(axis=1)]
+    for rows, what in (
+        (infinite, "NaN or infinite numbers"),
+        (bad, "numbers so large or small that float32 cannot tell a vector's length,"),
+    ):
+        if len(rows):
+            raise archive.error(key, f"has {what} in {len(rows)} rows, the first is row {rows[0]}")
     return embeddings
 
 
 def _read_labels(archive: NpzReader, key: str) -> np.ndarray:
-    """Stream the boolean labels (N, M): the column of the one True of each row, (N,) int32."""
-    shape, fortran_order, _ = archive.header(key, rank=2, kind="b")
+    """The image of each caption, (N,) int32: the column of the one True of each row of boolean labels (N, M), which
+    are streamed, or labels (N,) that are these indices."""
+    shape, fortran_order, _ = archive.header(key, rank=(1, 2), kind="b")
+    if len(shape) == 1:
+        index, (num_images,) = (
+            archive.array(key, rank=1, kind="i"),
+            archive.header("images/names", rank=1, kind="U").shape,
+        )
+        bad = np.flatnonzero((index < 0) | (index >= num_images))
+        if len(bad):
+            what = f"gives caption {bad[0]} image {index[bad[0]]}; there are {num_images}, counted from 0"
+            raise archive.error(key, what)
+        archive.note(key, "has one image's index a caption, not a matrix")
+        return index.astype(np.int32)
     image_of_caption, counts = np.zeros(shape[0], np.int32), np.zeros(shape[0], np.int64)
     start = 0
     for block in archive.blocks(key, rank=2, kind="b"):
@@ -246,4 +283,11 @@ def _read_labels(archive: NpzReader, key: str) -> np.ndarray:
     return image_of_caption
 
 
-_READERS = {"iu": read_ids, "U": _read_texts, "f": _read_embeddings, "b": _read_labels}
+_READERS = {
+    "caption_ids": _read_ids,
+    "caption_texts": _read_texts,
+    "text_embeddings": _read_embeddings,
+    "image_of_caption": _read_labels,
+    "image_names": read_image_names,
+    "image_embeddings": _read_embeddings,
+}

@@ -15,7 +15,9 @@ from src.common.files import InputError, atomic_path, require_file
 from src.data.pairs import TestCaptions
 
 HEADER = "id,embedding"
-ROW = re.compile(rb'([+-]?\d{1,18}) *,"(.*)"')  # 18 digits fit into int64
+EXPECTED = 'id,"[numbers]", the list in double quotes'
+NUMBERS = b"0123456789+-.eE, \t\r\n"  # what a JSON list of numbers holds beside the brackets
+ID = re.compile(r"[+-]?\d{1,18} *", re.ASCII)  # 18 digits fit into int64
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,50 +56,59 @@ def write_submission(path: str | Path, caption_ids: np.ndarray, embeddings: np.n
 
 
 def read_submission(path: str | Path) -> Submission:
-    """Read a submission, rows in any order. Raises InputError that names the file, the line and what is wrong in it."""
+    """Read a submission: any CSV of these two columns, the rows in any order. Raises InputError that names the file,
+    the line and what is wrong in it."""
+    import pandas as pd  # takes long, and the command lines that import this module are to answer at once
+
+    try:
+        table = pd.read_csv(
+            require_file(path), dtype=object, keep_default_na=False, skip_blank_lines=False, skipinitialspace=True
+        )
+    except ValueError as error:  # pandas' own errors, and what is not UTF-8
+        raise InputError(f"{path}: not a CSV of {EXPECTED} ({str(error).strip()})") from None
+    if set(table.columns) != set(HEADER.split(",")):
+        raise InputError(f"{path}: its columns are {', '.join(map(str, table.columns))[:60]!r}; expected {HEADER!r}")
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes more fields than columns for a name of the row
+        raise InputError(f"{path}: line 2: expected {EXPECTED}; found more fields")
     line_of: dict[int, int] = {}
     rows: list[np.ndarray] = []
-    with require_file(path).open("rb") as file:
-        header = file.readline(200).decode(errors="replace").removeprefix("\ufeff").strip()
-        if header != HEADER:
-            raise InputError(f"{path}: its first line is {header[:60]!r}; expected {HEADER!r}")
-        for number, line in enumerate(file, start=2):
-            if line.isspace():
-                continue
-            try:
-                caption_id, embedding = _parse_row(line.strip())
-                if caption_id in line_of:
-                    raise InputError(f"id {caption_id} stands in line {line_of[caption_id]} already")
-                if rows and len(embedding) != len(rows[0]):
-                    raise InputError(f"{len(embedding)} numbers; the lines before have {len(rows[0])}")
-            except InputError as error:
-                raise InputError(f"{path}: line {number}: {error}") from None
-            line_of[caption_id] = number
-            rows.append(embedding)
+    for number, (id_text, numbers) in enumerate(zip(table["id"], table["embedding"], strict=True), start=2):
+        if not id_text and not numbers:
+            continue  # a blank line
+        try:
+            caption_id, embedding = _parse_row(id_text, numbers)
+            if caption_id in line_of:
+                raise InputError(f"id {caption_id} stands in line {line_of[caption_id]} already")
+            if rows and len(embedding) != len(rows[0]):
+                raise InputError(f"{len(embedding)} numbers; the lines before have {len(rows[0])}")
+        except InputError as error:
+            raise InputError(f"{path}: line {number}: {error}") from None
+        line_of[caption_id] = number
+        rows.append(embedding)
     if not rows:
         raise InputError(f"{path}: has a header but no rows")
     return Submission(np.array(list(line_of), np.int64), np.stack(rows), Path(path))
 
 
-def _parse_row(line: bytes) -> tuple[int, np.ndarray]:
-    """A line's id, and its embedding (V,) float32."""
-    if not (match := ROW.fullmatch(line)):
-        raise InputError(f'expected id,"[numbers]", the list in double quotes; found {_excerpt(line)}')
+def _parse_row(id_text: str, numbers: str) -> tuple[int, np.ndarray]:
+    """A row's id, and its embedding (V,) float32."""
+    if not ID.fullmatch(id_text):
+        raise InputError(f"expected {EXPECTED}; found {_excerpt(id_text)}")
     try:
-        values = orjson.loads(match[2])
+        values = orjson.loads(numbers)
     except orjson.JSONDecodeError as error:
-        raise InputError(f"not a JSON list of finite numbers from {_excerpt(match[2][error.pos :])} on") from None
-    if not isinstance(values, list) or not values or not set(map(type, values)) <= {int, float}:
-        raise InputError(f"not a JSON list of finite numbers: {_excerpt(match[2])}")
+        raise InputError(f"not a JSON list of finite numbers from {_excerpt(numbers[error.pos :])} on") from None
+    if not values or numbers.encode().translate(None, delete=NUMBERS) != b"[]":  # texts, truths, lists in lists
+        raise InputError(f"not a JSON list of finite numbers: {_excerpt(numbers)}")
     with np.errstate(over="ignore"):
         embedding = np.array(values, np.float64).astype(np.float32)
     if not np.isfinite(embedding).all():
         raise InputError(f"{values[np.isfinite(embedding).argmin()]} is too large for float32")
-    return int(match[1]), embedding
+    return int(id_text), embedding
 
 
-def _excerpt(text: bytes) -> str:
-    return repr(text[:24].decode(errors="replace") + "…" * (len(text) > 24))
+def _excerpt(text: str) -> str:
+    return repr(text[:24] + "…" * (len(text) > 24))
 
 
 def check_submission(path: str | Path, test: TestCaptions, image_dim: int | None) -> list[str]:

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from src.common.files import InputError
-from src.data.npz import open_npz
-from src.data.pairs import Pairs, fingerprint
+from src.data.pairs import Pairs, fingerprint, open_image_names
 from src.data.splits import validation_images
 from src.training.inputs import OnDevice, Part
 from src.training.model import load_translator, translate
@@ -56,8 +55,7 @@ class Run:
             raise InputError(f"{self.folder}: trained on a part of {path} ({recorded}), so it cannot be measured")
         if not Path(path).is_file() or recorded != fingerprint(path):
             raise InputError(f"{self.folder}: its {path} is gone or has changed, so what it trained on is not known")
-        with open_npz(path) as archive:
-            return archive.array("images/names", rank=1, kind="U").astype(object)
+        return open_image_names(path)
 
     def predict(self, part: Part) -> Tensor:
         """Predict the captions' images, (n, V) float32 on the part's device. Raises InputError as `load_translator`."""

@@ -3,7 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -11,7 +11,7 @@ from src.common.cli import print_settings
 from src.common.files import InputError, temporary_folder
 from src.common.kaggle import kaggle
 from src.data.origins import PAIR
-from src.data.pairs import embedding_dims, fingerprint, read_image_names
+from src.data.pairs import embedding_dims, fingerprint, open_image_names
 from src.sample.archives import unpack
 from src.sample.dataset import WORK, foreign_files, remove_sample
 from src.sample.matching import match_pictures
@@ -22,9 +22,10 @@ IMAGES = PurePath("train/Images")
 
 @dataclass(frozen=True)
 class Plan:
-    """What of the unpacked files goes where in the data folder, in order, by paths relative to both; what might have
-    been meant instead, with the reason; what is not used."""
+    """The names in train.npz; what of the unpacked files goes where in the data folder, in order, by paths relative to
+    both; what might have been meant instead, with the reason; what is not used."""
 
+    names: list[str]
     moves: dict[PurePath, PurePath]
     not_taken: list[str]
     left_over: list[PurePath]
@@ -35,9 +36,8 @@ def own_files(data_dir: Path) -> list[PurePath]:
     return [path for path in map(PurePath, foreign_files(data_dir)) if path in (TRAIN, TEST)]
 
 
-def missing_pictures(data_dir: Path) -> list[str]:
-    """The names in train.npz of which no picture is in place."""
-    names = read_image_names(data_dir / TRAIN)
+def missing_pictures(data_dir: Path, names: Iterable[str]) -> list[str]:
+    """Those of the names in train.npz of which no picture is in place."""
     return [name for name in names if not os.path.exists(data_dir / IMAGES / name)]  # noqa: PTH110 (whatever the name)
 
 
@@ -47,7 +47,7 @@ def unpack_challenge(data_dir: Path, zips: Sequence[Path], competition: str) -> 
     with temporary_folder(data_dir / WORK) as work:
         if not zips:
             (work / "downloads").mkdir()
-            kaggle("download", "-c", competition, "-p", str(work / "downloads"))
+            kaggle("download", competition, "-p", str(work / "downloads"))
             zips = sorted((work / "downloads").glob("*.zip"))
         root = work / "unpacked"
         for archive in zips:
@@ -75,7 +75,7 @@ def _make_plan(root: Path, data_dir: Path) -> Plan:
     ours, theirs = (embedding_dims(path).get("text") for path in (train_npz, test_npz))
     if None not in (ours, theirs) and ours != theirs:
         raise InputError(f"{test_npz}: its caption embeddings are {theirs} wide; those of {train_npz} are {ours}")
-    names = read_image_names(train_npz).tolist()
+    names = open_image_names(train_npz).tolist()
     matches = match_pictures(names, root, files, train, test)
     pictures = {PurePath(name).suffix.lower() for name in names}
     taken = {*matches.files.values(), *(path for path in files if path.name in (TRAIN.name, TEST.name))}
@@ -98,7 +98,7 @@ def _make_plan(root: Path, data_dir: Path) -> Plan:
     for npz, name in ((train, TRAIN), (test, TEST)):
         if npz and name in own and fingerprint(root / npz) != fingerprint(data_dir / name):
             not_taken.append(f"{npz}: another one is there already")
-    return Plan(moves, not_taken, left_over)
+    return Plan(names, moves, not_taken, left_over)
 
 
 def _find(name: str, files: Sequence[PurePath], root: Path, *, needed: bool) -> PurePath | None:
@@ -133,7 +133,7 @@ def _move(source: Path, target: Path) -> bool:
 
 def _summary(data_dir: Path, plan: Plan, kept: Sequence[PurePath]) -> dict[str, str]:
     """What became of it all."""
-    total, missing = len(read_image_names(data_dir / TRAIN)), missing_pictures(data_dir)
+    total, missing = len(plan.names), missing_pictures(data_dir, plan.names)
     lacking = f"; the CLIP filter and the review will miss {_some(missing)}" if missing else ""
     lines = {"pictures": f"{total - len(missing):,} of the {total:,} that train.npz names{lacking}"}
     if plan.not_taken:

@@ -17,7 +17,8 @@ from pathlib import Path
 from src.common.cli import Parser
 from src.common.endings import run_main
 from src.common.files import InputError, require_file, sweep
-from src.data.origins import mixed
+from src.data.origins import embedded_alike, mixed
+from src.data.pairs import open_image_names
 from src.sample.challenge import TEST, TRAIN, missing_pictures, own_files, unpack_challenge
 from src.sample.dataset import WORK, make_sample
 
@@ -35,14 +36,17 @@ def prepare(
     for path in zips:
         require_file(path, "--zip takes archives" if path.exists() else "")
     sweep(data_dir / WORK)  # a run that was killed in the end may have left nothing else to do
-    own, train = own_files(data_dir), data_dir / TRAIN
-    if (competition and len(own) < 2) or (zips and (len(own) < 2 or missing_pictures(data_dir))):
+    own, train, test = own_files(data_dir), data_dir / TRAIN, data_dir / TEST
+    half = len(own) < 2
+    if (competition and half) or (zips and (half or missing_pictures(data_dir, open_image_names(train)))):
         unpack_challenge(data_dir, zips, competition)
-    elif len(own) == 2:
-        print(f"{train}: there already, left as it is; to replace it, move {train.parent} away first")
+    elif half and own:
+        ours, other = (train, test) if TRAIN in own else (test, train)
+        if not (other.exists() and embedded_alike(ours, other)):
+            raise InputError(_tell_half(ours, other))
+        print(f"{ours}: there already, left as it is beside the sample, whose captions it has")
     elif own:
-        other = data_dir / (TEST if TRAIN in own else TRAIN)
-        raise InputError(_tell_half(data_dir / own[0], other))
+        print(f"{train}: there already, left as it is; to replace it, move {train.parent} away first")
     else:
         make_sample(data_dir, scale, seed)
 

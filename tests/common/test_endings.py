@@ -177,3 +177,11 @@ def test_an_output_without_the_character_shows_a_question_mark():
     process = start("print('Δ 1–2')", PYTHONIOENCODING="ascii")
     assert process.communicate() == (b"? 1?2" + os.linesep.encode(), b"")
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("backend", ["nonsense", "module://nope", "tkagg"])
+def test_pictures_need_no_backend(backend):
+    body = "from src.common.endings import run_main; run_main(lambda: print(__import__('matplotlib').get_backend()))"
+    environment = os.environ | {"MPLBACKEND": backend}
+    result = subprocess.run([sys.executable, "-c", body], cwd=REPO, env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "agg\n", "")

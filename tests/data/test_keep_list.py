@@ -119,8 +119,9 @@ GOOD = {"captions/ids": IDS, "captions/scores": SCORES, "captions/keep": KEEP, "
     [
         ({"captions/keep": None}, "captions/keep"),
         ({"captions/keep": KEEP[:4]}, "5 ids, 5 scores and 4 choices"),
-        ({"captions/keep": KEEP.astype(np.int64)}, "captions/keep has dtype int64; expected bool"),
-        ({"captions/ids": IDS.astype(np.float64)}, "captions/ids has dtype float64; expected integers"),
+        ({"captions/keep": KEEP.astype("U5")}, "captions/keep has dtype <U5; expected bool"),
+        ({"captions/keep": 2 * KEEP}, "captions/keep has dtype int64; expected bool, which cannot hold"),
+        ({"captions/ids": IDS + 0.5}, "captions/ids has dtype float64; expected int64, which cannot hold"),
         ({"captions/scores": SCORES[None]}, "captions/scores has shape \\(1, 5\\); expected 1 dimension"),
         ({"provenance": np.array("{")}, "provenance is not JSON"),
         ({"provenance": np.array("[1]")}, "does not say for which pairs"),

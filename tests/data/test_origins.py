@@ -9,7 +9,7 @@ import pytest
 
 from src.common.files import InputError
 from src.data.keep_lists import save_selected
-from src.data.origins import MARKER, PAIR, are_of_sample, require_one_origin
+from src.data.origins import MARKER, PAIR, are_of_sample, embedded_alike, require_one_origin
 from src.data.pairs import fingerprint, open_pairs, open_test_captions, save_pairs, save_test_captions
 
 NULLS = json.dumps({"pair": dict.fromkeys(PAIR)})
@@ -66,6 +66,41 @@ def test_copies_and_links_of_the_sample_are_the_sample(data, own, tmp_path):
     require_one_origin(data[0], tmp_path / "link.npz")
     with pytest.raises(InputError, match=r"link\.npz: is the embedded sample's"):
         require_one_origin(own[0], tmp_path / "link.npz")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_part_of_the_sample_that_was_saved_anew_belongs_to_it(data, own, tmp_path, seed):
+    """Of any captions, be it a single one, and in another dtype."""
+    for place in range(2):
+        with np.load(data[place]) as archive:
+            arrays = dict(archive)
+        rows = np.random.default_rng(seed).permutation(len(arrays["captions/ids"]))[: 1 + 5 * seed]
+        captions = {key: array[rows] for key, array in arrays.items() if key.startswith("captions/")}
+        captions["captions/embeddings"] = captions["captions/embeddings"].astype(np.float64)
+        arrays |= captions | {"metadata/num_captions": np.array([len(rows)])}
+        np.savez(tmp_path / "part.npz", **arrays)
+        pair = [*data]
+        pair[place] = tmp_path / "part.npz"
+        assert are_of_sample(*pair) == (place == 1, place == 0)
+        require_one_origin(*pair)
+        other = [*own]
+        other[1 - place] = data[1 - place]
+        with pytest.raises(InputError, match="is the embedded sample's"):
+            require_one_origin(*other)
+
+
+@pytest.mark.parametrize("kind", ["centred", "of positive numbers", "of one large number", "narrow"])
+def test_embeddings_of_other_encoders_are_not_alike(data, tmp_path, kind):
+    rng = np.random.default_rng(0)
+    with np.load(data[1]) as archive:
+        arrays = dict(archive)
+    embeddings = rng.standard_normal(arrays["captions/embeddings"].shape, np.float32)
+    embeddings = np.abs(embeddings) if kind == "of positive numbers" else embeddings
+    embeddings[:, 100] += 99 * (kind == "of one large number")
+    embeddings = embeddings[:, :8] if kind == "narrow" else embeddings
+    arrays |= {"captions/embeddings": embeddings, "metadata/embedding_dim_text": np.array([embeddings.shape[1]])}
+    np.savez(tmp_path / "other.npz", **arrays)
+    assert not embedded_alike(data[0], tmp_path / "other.npz")
 
 
 def test_what_was_filtered_is_what_it_was_filtered_from(data, own, tmp_path):

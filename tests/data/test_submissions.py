@@ -66,6 +66,30 @@ def test_it_reads_what_pandas_writes(tmp_path):
     assert (read_submission(tmp_path / "some.csv").embeddings == embeddings).all()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quoting": csv.QUOTE_ALL},
+        {"quoting": csv.QUOTE_ALL, "lineterminator": "\r\n", "encoding": "utf-8-sig"},
+        {"quoting": csv.QUOTE_NONNUMERIC, "lineterminator": "\r"},
+        {"columns": ["embedding", "id"]},
+    ],
+)
+def test_any_valid_csv_is_read(tmp_path, options):
+    embeddings = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+    table = pd.DataFrame({"id": np.arange(5), "embedding": [str(row.tolist()) for row in embeddings]})
+    table.to_csv(tmp_path / "some.csv", index=False, **options)
+    submission = read_submission(tmp_path / "some.csv")
+    assert submission.caption_ids.tolist() == [0, 1, 2, 3, 4]
+    assert (submission.embeddings == embeddings).all()
+
+
+def test_spaces_and_lines_within_a_list_are_read(csv_file):
+    submission = read_submission(csv_file("id, embedding", '"1 " , "[0.5,', ' 1.5]"', ' +2,"[2,3]"'))
+    assert submission.caption_ids.tolist() == [1, 2]
+    assert submission.embeddings.tolist() == [[0.5, 1.5], [2, 3]]
+
+
 def test_rows_stand_in_any_order(csv_file):
     submission = read_submission(csv_file("id,embedding", '5,"[1, 2]"', "", '-3,"[ 0.5 ,1e2]"', '4,"[7,8.0]"'))
     assert submission.caption_ids.tolist() == [5, -3, 4]
@@ -88,15 +112,18 @@ ROW = '1,"[0.5,1.5]"'
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([], "its first line is ''"),
-        (["id,vector", ROW], "its first line is 'id,vector'"),
+        ([], "not a CSV of id,.*No columns"),
+        (["id,vector", ROW], "its columns are 'id, vector'; expected 'id,embedding'"),
+        (["id;embedding", ROW], "its columns are 'id;embedding'"),
+        (["id,embedding,score", ROW + ",1"], "its columns are 'id, embedding, score'"),
         (["id,embedding"], "has a header but no rows"),
         (["id,embedding", ROW, '2,"[0.5]"'], "line 3: 1 numbers; the lines before have 2"),
         (["id,embedding", ROW, "", '1,"[0.5,2]"'], "line 4: id 1 stands in line 2 already"),
         (["id,embedding", "1,[0.5,1.5]"], "line 2: .*double quotes"),
+        (["id,embedding", ROW, "2,[0.5,1.5]"], "not a CSV of .*double quotes .*2 fields in line 3, saw 3"),
         (["id,embedding", "1;[0.5]"], r'line 2: expected id,"\[numbers\]".*; found .1;'),
-        (["id,embedding", '1, "[0.5]"'], "line 2: .*double quotes"),
-        (["id,embedding", '1.0,"[0.5]"'], "line 2: expected id,.*; found '1.0,"),
+        (["id,embedding", '1.0,"[0.5]"'], "line 2: expected id,.*; found '1.0'"),
+        (["id,embedding", ',"[0.5]"'], "line 2: expected id,.*; found ''"),
         (["id,embedding", '99999999999999999999,"[0.5]"'], "line 2: expected id,.*; found '9999"),
         (["id,embedding", '1,"[0.5,NaN,1.5]"'], r"line 2: .* 'NaN,1.5\]'"),
         (["id,embedding", '1,"[0.5,Infinity]"'], "line 2: .* 'Infinity"),
@@ -107,7 +134,7 @@ ROW = '1,"[0.5,1.5]"'
         (["id,embedding", '1,"[]"'], "line 2: .*finite numbers"),
         (["id,embedding", '1,"0.5"'], "line 2: .*finite numbers"),
         (["id,embedding", '1,"[0.5 1.5]"'], r"line 2: .* '1.5\]'"),
-        (["id,embedding", '1,"[0.5'], "line 2: .*double quotes"),
+        (["id,embedding", '1,"[0.5'], "not a CSV of .*double quotes .*EOF inside string"),
         (["id,embedding", '1,"[0.5,1e39]"'], r"line 2: 1e\+39 is too large for float32"),
         (["id,embedding", '1,"[0.5,1e999]"'], "line 2: .*1e999"),
     ],
@@ -118,7 +145,7 @@ def test_faults_are_named_with_their_line(csv_file, lines, message):
 
 
 def test_other_encodings_are_refused(csv_file):
-    with pytest.raises(InputError, match="first line"):
+    with pytest.raises(InputError, match=r"not a CSV of .*utf-8"):
         read_submission(csv_file("id,embedding", ROW, encoding="utf-16"))
 
 

@@ -38,7 +38,8 @@ def challenge(made, tmp_path_factory) -> dict[str, bytes]:
     """Stand-ins for the challenge's files, by their path below data/."""
     folder = tmp_path_factory.mktemp("challenge")
     pairs = select_images(open_pairs(made / "train/train.npz"), np.arange(28) < 3)
-    save_pairs(replace(pairs, image_names=np.array(NAMES, object)), folder / "train.npz")
+    others = {"image_names": np.array(NAMES, object), "text_embeddings": -pairs.text_embeddings}
+    save_pairs(replace(pairs, **others), folder / "train.npz")
     test = open_test_captions(made / "test/test.clean.npz")
     save_test_captions(replace(test, text_embeddings=-test.text_embeddings), folder / "test.clean.npz")
     npz = {name: (folder / Path(name).name).read_bytes() for name in ("train/train.npz", "test/test.clean.npz")}
@@ -262,6 +263,16 @@ def test_half_of_the_data_is_an_error_until_the_other_half_is_unpacked_beside_it
     prepare(*write_zips(zipped(part(challenge, lacking))))
     assert contents(data_dir) == {own: challenge[own]} | part(challenge, lacking, f"{lacking}/")
     assert "there already" in prepare()
+
+
+@pytest.mark.parametrize("name", PAIR)
+def test_a_part_of_the_sample_that_was_saved_in_its_place_is_no_other_data(prepare, with_sample, name):
+    path = with_sample / name
+    with np.load(path) as archive:
+        np.savez(path, **{key: archive[key] for key in archive.files})
+    before = contents(with_sample)
+    assert f"{path}: there already, left as it is beside the sample" in prepare()
+    assert contents(with_sample) == before
 
 
 def test_pictures_alone_are_unpacked_beside_data_that_are_there(prepare, challenge, write_zips, data_dir):

@@ -17,7 +17,7 @@ def test_device_and_precision_are_chosen():
         assert choose_machine("cpu", precision) == Machine(torch.device("cpu"), precision)
 
 
-@pytest.mark.parametrize("name", ["abacus", "", "cpu:x", "cuda:99"])
+@pytest.mark.parametrize("name", ["abacus", "", "cpu:x", "cuda:99", "meta", "vulkan"])
 def test_a_device_that_is_not_there_is_named(name):
     with pytest.raises(InputError, match=f"--device {name}: not available here"):
         find_device(name)
