@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from src.common.files import atomic_path
 from src.data.keep_lists import KeepList
 from src.data.pairs import Pairs
-from src.filters.pictures import BARE, draw_picture
+from src.filters.pictures import BARE, ImageFolder
 
 SHEET_COLUMNS, SHEET_ROWS = 8, 2  # of the worst pairs, and again of the best
 _KEPT, _DROPPED = "tab:blue", "tab:red"
@@ -21,7 +21,7 @@ def write_report(
 ) -> None:
     """Write a PNG: a histogram of kept and dropped scores above contact sheets of the worst and best pairs. `name`
     is what the scores are. Where an image cannot be read, a caption stands without its picture."""
-    scores, keep = keep_list.scores, keep_list.keep
+    scores, keep, images = keep_list.scores, keep_list.keep, ImageFolder(images_root)
     order = np.argsort(scores, kind="stable")[: np.isfinite(scores).sum()]
     worst_first = order if keep_list.provenance["higher_is_better"] else order[::-1]
 
@@ -36,7 +36,7 @@ def write_report(
             axes.set_title(f"{scores[i]:.4g}, {kept}", fontsize=9, color=color)
             text = textwrap.fill(textwrap.shorten(str(pairs.caption_texts[i]), 130, placeholder=" …"), 28)
             axes.set_xlabel(text, fontsize=8, parse_math=False)  # captions are anyone's: a dollar sign is no formula
-            draw_picture(axes, images_root / pairs.image_names[pairs.image_of_caption[i]], pixels=240)
+            images.draw(axes, pairs.image_names[pairs.image_of_caption[i]], pixels=240)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=80)
 

@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 
 from src.common.files import InputError
 from src.filters.decisions import DROP, KEEP, ReviewDecisions
-from src.filters.pictures import BARE, draw_picture
+from src.filters.pictures import BARE, ImageFolder
 from src.filters.ranks import DEPTH, RANK_NAME
 from src.filters.report import draw_histogram
 
@@ -54,7 +54,7 @@ def find_captions(table: pd.DataFrame, ids: str) -> pd.DataFrame:
 def contact_sheet(rows: pd.DataFrame, images_root: Path) -> Figure:
     """A line a caption: its own image in a green frame, then the five that score highest; ranks and scores above.
     Where an image cannot be read, its name stands alone."""
-    count = max(1, len(rows))
+    count, images = max(1, len(rows)), ImageFolder(images_root)
     figure = Figure(figsize=(1.55 * (1 + DEPTH), 2.1 * count), layout="constrained")
     lines = figure.subfigures(count, 1, squeeze=False).flat
     for line, (_, row) in zip(lines, rows.iterrows(), strict=False):
@@ -67,7 +67,7 @@ def contact_sheet(rows: pd.DataFrame, images_root: Path) -> Figure:
         for axes, (name, title) in zip(line.subplots(1, 1 + DEPTH, subplot_kw=BARE), shown, strict=False):
             axes.set_title(title, fontsize=9)
             axes.set_xlabel(textwrap.shorten(name, 24, placeholder="…"), fontsize=7, parse_math=False)
-            draw_picture(axes, images_root / name, pixels=160)
+            images.draw(axes, name, pixels=160)
             if name == row.image:
                 frame = Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, ec="tab:green", lw=4)
                 axes.add_patch(frame).set_clip_on(False)
