@@ -32,6 +32,7 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
     The status is 0, 2 with one line for what cannot be used, 130 when interrupted, 141 when nobody reads the output
     any more, 1 with one line for what is unexpected, whose traceback goes to a file.
     """
+    os.environ.pop("MPLBACKEND", None)  # figures are written, never shown; a name it does not know stops matplotlib
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Δ shows ?

@@ -7,12 +7,8 @@ are appended to a progress file: whenever a run is killed, continuing it gives t
 import hashlib
 import json
 import math
-import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import queues
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +16,16 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from src.common.files import InputError, atomic_path, parse_json, read_json, require_file, write_json, write_text
 from src.data.pairs import Pairs, fingerprint
 from src.filters.clip_model import Clip
+from src.filters.loading import ImageBatches, load_batches, worker_deaths_told
 from src.filters.pictures import ImageFolder
 from src.training.machine import Machine
 
 BAD_IMAGES, ODD_IMAGES = ".bad_images.csv", ".odd_images.csv"
-WITHOUT_WORKERS = "run again to continue, with --workers 0, or with more memory (docker run --memory 8g --shm-size 2g)"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,7 +63,7 @@ def score_pairs(
         "device": machine.device.type,
         "precision": machine.precision,
     }
-    batches = _Batches(clip, pairs, folder, files, file_of_image, images_at_once)
+    batches = ImageBatches(clip, pairs, folder, files, file_of_image, images_at_once)
     finished = _open_progress(progress_file, identity, batches.captions)
     scores = Scores(values=np.full(len(pairs), np.nan, np.float32))
     for batch, record in finished.items():
@@ -81,17 +75,17 @@ def score_pairs(
         print(f"continuing {progress_file}: {done:,} of {total:,} images are done", flush=True)
 
     device, network = machine.device, clip.network.to(machine.device)
+    loaded = load_batches(batches, todo, workers)
     bar = tqdm(total=total, initial=done, desc="scoring", unit="image", smoothing=0.05)
-    with _worker_deaths_told(), bar, progress_file.open("a", encoding="utf-8") as progress:
-        for batch, read in zip(todo, _load(batches, todo, workers), strict=True):
-            pixels, tokens = torch.from_numpy(read.pixels), torch.from_numpy(read.tokens)
+    with worker_deaths_told(), bar, progress_file.open("a", encoding="utf-8") as progress:
+        for batch, read in zip(todo, loaded, strict=True):
+            pixels, tokens, image_of_caption = map(torch.as_tensor, (read.pixels, read.tokens, read.image_of_caption))
             with torch.inference_mode(), machine.autocast():
                 images = network.encode_image(pixels.to(device))
                 texts = torch.cat([network.encode_text(part.to(device)) for part in tokens.split(captions_at_once)])
             images, texts = F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
-            captions, image_of_caption = batches.captions[batch], torch.from_numpy(read.image_of_caption).to(device)
-            values = (images[image_of_caption] * texts).sum(dim=-1).cpu().numpy()
-            scores.values[captions] = values
+            captions = batches.captions[batch]
+            scores.values[captions] = (images[image_of_caption.to(device)] * texts).sum(dim=-1).cpu().numpy()
             scores.values[list(read.unreadable)] = np.nan
             record = {"batch": batch, "scores": scores.values[captions].tolist()}
             progress.write(json.dumps(record | ({"odd": read.odd} if read.odd else {})) + "\n")
@@ -104,47 +98,6 @@ def score_pairs(
     if np.isnan(scores.values).sum() > len(scores.unreadable):
         raise InputError(f"{clip.identity['model']}: gives NaN for readable images; try --precision float32")
     return scores
-
-
-def _load(batches: "_Batches", todo: list[int], workers: int) -> Iterator["_Batch"]:
-    """Read batches in so many processes, none for this one. They come as NumPy arrays, through pipes: tensors would
-    take shared memory, of which a container has 64 MB, and a worker without it hangs or is killed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of more workers than this machine has cores
-        loader = DataLoader(
-            batches,
-            batch_size=None,
-            sampler=todo,
-            num_workers=min(workers, len(todo)),
-            collate_fn=_as_it_is,
-            worker_init_fn=_die_if_unheard,
-        )
-    try:
-        batches_read = iter(loader)  # starts them
-    except (OSError, RuntimeError) as error:  # too few handles, processes, memory
-        raise InputError(f"the processes that decode images cannot be started ({error}); {WITHOUT_WORKERS}") from None
-    return batches_read
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def _die_if_unheard(worker: int) -> None:
-    """Have a worker end when it cannot send a batch, as for want of memory: by default the batch is dropped, and the
-    process that waits for it waits for ever."""
-    queues.Queue._on_queue_feeder_error = staticmethod(lambda error, batch: os._exit(1))  # type: ignore[attr-defined]
-
-
-@contextmanager
-def _worker_deaths_told() -> Iterator[None]:
-    """Raises InputError if a worker dies; torch's signal handler raises an error wherever this process is by then."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise InputError(f"a process that decodes images has died, likely of too little memory; {WITHOUT_WORKERS}") from error
 
 
 def save_scores(path: Path, pairs: Pairs, scores: Scores, made: dict[str, Any]) -> None:
@@ -184,55 +137,6 @@ def open_scores(path: Path, input_fingerprint: str) -> tuple[np.ndarray, dict[st
     if not isinstance(scores, np.ndarray) or scores.ndim != 1 or scores.dtype.kind != "f" or np.isinf(scores).any():
         raise InputError(f"{path}: not an array of scores, one finite number (or NaN) a caption")
     return scores.astype(np.float32), made
-
-
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    """b images and their c captions: pixels (b, 3, S, S) float32, tokens (c, L) int64, the image of each caption (c,)
-    int64 from 0 to b - 1; unreadable and odd as in `Scores`. A black image stands in for an unreadable one."""
-
-    pixels: np.ndarray
-    tokens: np.ndarray
-    image_of_caption: np.ndarray
-    unreadable: dict[int, str]
-    odd: dict[str, str]
-
-
-class _Batches(Dataset):
-    """Batches of image files, `files`, by their names, and of their captions, `captions`, indices of `pairs`."""
-
-    def __init__(
-        self, clip: Clip, pairs: Pairs, folder: ImageFolder, files: list[str], file_of_image: np.ndarray, size: int
-    ) -> None:
-        file_of_caption = file_of_image[pairs.image_of_caption]
-        used, self.file_of_caption, counts = np.unique(file_of_caption, return_inverse=True, return_counts=True)
-        self.files = [[files[i] for i in used[start : start + size]] for start in range(0, len(used), size)]
-        by_file = np.argsort(self.file_of_caption, kind="stable")
-        self.captions = np.split(by_file, np.cumsum(counts)[size - 1 : -1 : size])
-        self.texts, self.folder, self.size = pairs.caption_texts, folder, size
-        self.preprocess, self.tokenize = clip.preprocess, clip.tokenize
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, batch: int) -> _Batch:
-        captions = self.captions[batch]
-        image_of_caption = self.file_of_caption[captions] - batch * self.size
-        pixels: list[np.ndarray] = []
-        unreadable: dict[int, str] = {}
-        odd: dict[str, str] = {}
-        for image, name in enumerate(self.files[batch]):
-            lines: list[str] = []
-            try:
-                picture = self.folder.read(name, lines)
-            except InputError as error:
-                picture = Image.new("RGB", (64, 64))
-                unreadable |= dict.fromkeys(captions[image_of_caption == image].tolist(), str(error))
-            else:
-                odd |= {name: "; ".join(lines)} if lines else {}
-            pixels.append(self.preprocess(picture).numpy())
-        tokens = self.tokenize(self.texts[captions].tolist()).numpy()
-        return _Batch(np.stack(pixels), tokens, image_of_caption, unreadable, odd)
 
 
 def _open_progress(path: Path, identity: dict[str, Any], captions: list[np.ndarray]) -> dict[int, dict[str, Any]]:

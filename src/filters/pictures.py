@@ -1,6 +1,7 @@
 """The images by their names: which file is meant, which names mean the same file, and the picture drawn."""
 
 import os
+import textwrap
 import unicodedata
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -16,6 +17,11 @@ from src.filters.decoding import read_image
 
 BARE: dict[str, Any] = {"xticks": [], "yticks": [], "frame_on": False}  # axes that show a picture and no more
 FOUND_AS = "found as "  # how the line begins that tells of another spelling
+
+
+def shorten(text: str, width: int) -> str:
+    """A text in one line of so many characters at most, and of such as fonts can draw: no halves of surrogate pairs."""
+    return textwrap.shorten(text.encode(errors="replace").decode(), width, placeholder=" …")
 
 
 class ImageFolder:

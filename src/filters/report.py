@@ -1,6 +1,7 @@
 """The picture of a filter's work: how the scores are spread, where the cut is, the worst and the best pairs."""
 
 import textwrap
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from src.common.files import atomic_path
 from src.data.keep_lists import KeepList
 from src.data.pairs import Pairs
-from src.filters.pictures import BARE, ImageFolder
+from src.filters.pictures import BARE, ImageFolder, shorten
 
 SHEET_COLUMNS, SHEET_ROWS = 8, 2  # of the worst pairs, and again of the best
 _KEPT, _DROPPED = "tab:blue", "tab:red"
@@ -34,10 +35,11 @@ def write_report(
         for axes, i in zip(sheet.subplots(SHEET_ROWS, SHEET_COLUMNS, subplot_kw=BARE).flat, captions, strict=False):
             kept, color = ("kept", _KEPT) if keep[i] else ("dropped", _DROPPED)
             axes.set_title(f"{scores[i]:.4g}, {kept}", fontsize=9, color=color)
-            text = textwrap.fill(textwrap.shorten(str(pairs.caption_texts[i]), 130, placeholder=" …"), 28)
+            text = textwrap.fill(shorten(pairs.caption_texts[i], 130), 28)
             axes.set_xlabel(text, fontsize=8, parse_math=False)  # captions are anyone's: a dollar sign is no formula
             images.draw(axes, pairs.image_names[pairs.image_of_caption[i]], pixels=240)
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of letters that the font lacks
         figure.savefig(temporary, dpi=80)
 
 
