@@ -118,6 +118,15 @@ def test_greys_of_12_bits_are_scaled_by_what_the_file_says(tmp_path):
     np.testing.assert_array_equal(grey(tmp_path / "a.tif"), [[0, 255], [128, 128]])  # 0x000 0xFFF 0x800 0x800
 
 
+@pytest.mark.parametrize(("kind", "channels"), [(2, 3), (4, 2), (6, 4)], ids=["RGB", "LA", "RGBA"])
+def test_colours_of_16_bits_are_scaled_too(tmp_path, kind, channels):
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, kind, 0, 0, 0))
+    pixels = np.array([[0x8000] * channels, [0xFFFF] * channels], ">u2").tobytes()
+    parts = header, chunk(b"IDAT", zlib.compress(b"\0" + pixels)), chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert grey(tmp_path / "a.png").tolist() == [[128, 255]]
+
+
 def test_numbers_that_are_none_are_black_or_white(tmp_path):
     values = (RAMP / 255).astype("f4")
     values[0, :3] = np.nan, np.inf, -np.inf

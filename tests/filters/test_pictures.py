@@ -81,9 +81,7 @@ def test_no_name_leads_out_of_the_folder(tmp_path):
     assert folder.distinct(["a.jpg", *outside])[1].tolist() == [0, 1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize(
-    "name", ["", ".", "a\0b", "n" * 300, "\ud83d.jpg", "gone/", "a.jpg/b.jpg", "C:\\a.jpg"]
-)
+@pytest.mark.parametrize("name", ["", ".", "a\0b", "n" * 300, "\ud83d.jpg", "gone/", "a.jpg/b.jpg", "C:\\a.jpg"])
 def test_what_no_file_can_be_called_is_a_file_that_cannot_be_read(tmp_path, name):
     save(tmp_path / "a.jpg")
     folder = ImageFolder(tmp_path)
