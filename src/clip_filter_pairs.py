@@ -24,6 +24,7 @@ equal scores in the order of the file. With --output-npz OUT.npz and --scores-ou
 """
 
 import argparse
+import math
 import os
 import time
 from dataclasses import asdict
@@ -94,11 +95,10 @@ def main(argv: list[str] | None = None) -> None:
         "report": report,
     }
     if found.odd:
-        spelling = sum(FOUND_AS in what for what in found.odd.values())
-        told = args.scores_output.with_suffix(ODD_IMAGES)
-        summary["odd images"] = (
-            f"{len(found.odd):,} that were read, {spelling:,} by another spelling of their name: {told}"
-        )
+        respelt = sum(FOUND_AS in what for what in found.odd.values())
+        spelling = f", {respelt:,} by another spelling of their name" if respelt else ""
+        listed = args.scores_output.with_suffix(ODD_IMAGES)
+        summary["odd images"] = f"{len(found.odd):,} were read all the same{spelling}; see {listed}"
     if not args.scores_input:
         args.scores_output.with_suffix(PARTIAL).unlink()
         summary["all scores"] = args.scores_output
@@ -135,8 +135,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"argument --drop-fraction: {args.drop_fraction} is not from 0 to below 1")
     if not 0 <= args.workers <= MAX_WORKERS:
         parser.error(f"argument --workers: {args.workers} is not from 0 to {MAX_WORKERS:,}")
-    if not np.isfinite([*(args.image_mean or ()), *(args.image_std or ())]).all() or 0 in (args.image_std or ()):
-        parser.error("argument --image-mean, --image-std: not finite numbers, or a deviation of 0")
+    for flag, numbers, least in (("mean", args.image_mean, -math.inf), ("std", args.image_std, 0)):
+        if not all(least < number < math.inf for number in numbers or ()):
+            parser.error(f"argument --image-{flag}: {' '.join(map(str, numbers))} are not numbers that can be used")
     if args.output_npz is None:
         share = args.drop_fraction
         share = f"{share:.2f}" if share == round(share, 2) else f"{share:g}"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DTYPES = {
+STORAGES = {
     f"{kind}Storage": dtype
     for kind, dtype in {
         "Half": torch.float16,
@@ -70,8 +70,8 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == "__torch__" or module.startswith("__torch__."):
             return _Module
-        if module == "torch" and name in DTYPES:
-            return DTYPES[name]
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
         if module == "torch.jit._pickle":  # of lists
             return _first
         known = {("torch._utils", "_rebuild_tensor_v2"): _view, ("collections", "OrderedDict"): dict}

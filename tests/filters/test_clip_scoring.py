@@ -150,6 +150,16 @@ def test_an_interrupted_run_continues_and_scores_of_another_model_or_data_are_ne
     np.testing.assert_array_equal(score(untrained, train, progress).values, scores)
 
 
+@pytest.mark.parametrize("odd", [None, "a line", {"other": "run"}])
+def test_a_progress_file_without_a_single_score_is_begun_anew(untrained, train, copied, scores, tmp_path, odd):
+    for path in (copied / "Images").iterdir():
+        path.unlink()
+    assert np.isnan(score(untrained, copied, tmp_path / "progress", batch_sizes=(3, 13)).values).all()
+    with (tmp_path / "progress").open("a") as file:
+        file.write(json.dumps(odd) + "\n")
+    np.testing.assert_array_equal(score(untrained, train, tmp_path / "progress").values, scores)
+
+
 # --------------------------------------------------------------------------------------------- unreadable images
 
 
@@ -227,3 +237,45 @@ def test_what_is_no_array_of_scores_is_refused(tmp_path, array):
         (tmp_path / "scores.npy").write_bytes(damaged)
         with pytest.raises(InputError, match=r"scores\.npy: not an array of scores"):
             open_scores(tmp_path / "scores.npy", "0123")
+
+
+# ----------------------------------------------------------------------------------------------------- odd images
+
+
+def test_what_is_odd_is_kept_through_an_interruption_and_written_beside_the_scores(
+    untrained, copied, scores, tmp_path, monkeypatch
+):
+    spelt = copied / "Images/train_00003.jpg"
+    spelt.rename(copied / "Images/Train_00003.JPG")
+    broken = copied / "Images/train_00050.jpg"
+    with Image.open(broken) as image:
+        broken.unlink()
+        image.save(broken, "PNG", exif=b"Exif\0\0no exif")
+    encode = open_clip.CLIP.encode_image
+
+    def stop_at_the_last(self, x):
+        if len(x) == 92 % 7:
+            raise KeyboardInterrupt
+        return encode(self, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(open_clip.CLIP, "encode_image", stop_at_the_last)
+        with pytest.raises(KeyboardInterrupt):
+            score(untrained, copied, tmp_path / "progress")
+    found = score(untrained, copied, tmp_path / "progress", workers=1)
+    np.testing.assert_array_equal(found.values, scores)
+    assert found.odd.keys() == {spelt.name, broken.name}
+    pairs = open_pairs(copied / "train.npz")
+    save_scores(tmp_path / "scores.npy", pairs, found, {})
+    table = pd.read_csv(tmp_path / "scores.odd_images.csv", index_col="image")
+    assert table.what[spelt.name] == "found as Train_00003.JPG"
+    assert "EXIF" in table.what[broken.name]
+    save_scores(tmp_path / "scores.npy", pairs, Scores(values=scores), {})
+    assert not (tmp_path / "scores.odd_images.csv").exists()
+
+
+def test_reasons_that_utf_8_cannot_hold_are_written(tmp_path):
+    found = Scores(values=np.full(3, np.nan, np.float32), unreadable={1: "half \ud83d"}, odd={"001": "half \ud83d"})
+    save_scores(tmp_path / "scores.npy", make_pairs(3), found, {})
+    assert pd.read_csv(tmp_path / "scores.bad_images.csv").reason.tolist() == [r"half \ud83d"]
+    assert pd.read_csv(tmp_path / "scores.odd_images.csv").what.tolist() == [r"half \ud83d"]
