@@ -109,9 +109,7 @@ def _create(name: str, pretrained: str, is_tag: bool, settings: dict[str, Any]) 
     if is_tag or not is_torchscript(Path(pretrained)):
         network, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=pretrained, **settings)
         return network, preprocess
-    network, _, preprocess = open_clip.create_model_and_transforms(
-        name, load_weights=False, pretrained_hf=False, **settings
-    )
+    network, _, preprocess = open_clip.create_model_and_transforms(name, pretrained_hf=False, **settings)
     wanted, found = network.state_dict(), read_torchscript(Path(pretrained))
     network.load_state_dict({key: tensor for key, tensor in found.items() if key in wanted})
     return network, preprocess
