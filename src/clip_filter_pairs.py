@@ -54,7 +54,8 @@ def main(argv: list[str] | None = None) -> None:
     check_output(args.input_npz, args.output_npz)
     data = {"input_npz": str(args.input_npz), "input_fingerprint": fingerprint(args.input_npz)}
 
-    from src.filters.clip_scoring import ODD_IMAGES  # after the command line, as all that takes long to import
+    # after the command line, as all that takes long to import
+    from src.filters.clip_scoring import BAD_IMAGES, ODD_IMAGES
     from src.filters.pictures import FOUND_AS
     from src.filters.report import write_report
 
@@ -65,10 +66,12 @@ def main(argv: list[str] | None = None) -> None:
     unscored = np.isnan(scores)
     if unscored.any() and args.on_bad_image == "error":
         names = pairs.image_names[np.unique(pairs.image_of_caption[unscored])]
+        path = args.scores_input or args.scores_output
+        listed = path.with_suffix(BAD_IMAGES)
         raise InputError(
             f"{len(names):,} images ({', '.join(names[:3])}{', …' if len(names) > 3 else ''}) of {unscored.sum():,} "
-            "captions cannot be read; put them right and run again, or pass --scores-input "
-            f"{args.scores_input or args.scores_output} with --on-bad-image drop (or keep)"
+            f"captions cannot be read{f', see {listed}' if listed.exists() else ''}; put them right and run again, or "
+            f"pass --scores-input {path} with --on-bad-image drop (or keep)"
         )
 
     keep = drop_lowest(scores, args.drop_fraction, args.on_bad_image)
