@@ -6,6 +6,10 @@
     python -m src.clip_filter_pairs --model ViT-B-32 --pretrained weights/clip.safetensors         # without a network
     python -m src.clip_filter_pairs --model mine.json --pretrained mine.pt                # a configuration of your own
 
+A checkpoint in a file is known by its SHA-256 or its folder to be of one of the model's tags; images are prepared, and
+activations are, as that tag has them. Where it is not known and tags differ, a line tells what is taken and which of
+the flags --image-mean to --force-quick-gelu make it another.
+
 Scores are the cosine similarities of CLIP's caption and image features. A run that was stopped continues where it
 was when started again with the same arguments. Of N captions exactly round(N x fraction) are dropped, those with
 equal scores in the order of the file. With --output-npz OUT.npz and --scores-output SCORES.npy this writes
@@ -15,15 +19,17 @@ equal scores in the order of the file. With --output-npz OUT.npz and --scores-ou
     OUT.png                   the scores with the cut, the worst and the best pairs
     SCORES.npy, SCORES.json   scores (N,) float32, NaN where the image cannot be read; what they were made from
     SCORES.bad_images.csv     the captions whose images cannot be read, if there are any
+    SCORES.odd_images.csv     the images that were read though something is odd about them or their names, if any
     SCORES.partial.jsonl      the scores so far, until the run is finished
 """
 
 import argparse
+import math
 import os
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,8 +41,12 @@ from src.data.keep_lists import KeepList, check_output, save_filtered
 from src.data.pairs import Pairs, fingerprint, open_pairs
 from src.filters.cut import cut_value, drop_lowest
 
+if TYPE_CHECKING:
+    from src.filters.clip_scoring import Scores
+
 SCORES_NPY = FILTERED_DIR / "train_clip_scores_raw.npy"
 PARTIAL = ".partial.jsonl"
+MAX_WORKERS = 1000
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -44,18 +54,24 @@ def main(argv: list[str] | None = None) -> None:
     check_output(args.input_npz, args.output_npz)
     data = {"input_npz": str(args.input_npz), "input_fingerprint": fingerprint(args.input_npz)}
 
-    from src.filters.report import write_report  # after the command line, as what else takes long to import
+    # after the command line, as all that takes long to import
+    from src.filters.clip_scoring import BAD_IMAGES, ODD_IMAGES
+    from src.filters.pictures import FOUND_AS
+    from src.filters.report import write_report
 
     outputs = [args.output_npz] if args.scores_input else [args.output_npz, args.scores_output]
     try_outputs(outputs, (args.input_npz, args.scores_input))
-    pairs, scores, made = (_open if args.scores_input else _score)(args, data)
+    pairs, found, made = (_open if args.scores_input else _score)(args, data)
+    scores = found.values
     unscored = np.isnan(scores)
     if unscored.any() and args.on_bad_image == "error":
         names = pairs.image_names[np.unique(pairs.image_of_caption[unscored])]
+        path = args.scores_input or args.scores_output
+        listed = path.with_suffix(BAD_IMAGES)
         raise InputError(
             f"{len(names):,} images ({', '.join(names[:3])}{', …' if len(names) > 3 else ''}) of {unscored.sum():,} "
-            "captions cannot be read; put them right and run again, or pass --scores-input "
-            f"{args.scores_input or args.scores_output} with --on-bad-image drop (or keep)"
+            f"captions cannot be read{f', see {listed}' if listed.exists() else ''}; put them right and run again, or "
+            f"pass --scores-input {path} with --on-bad-image drop (or keep)"
         )
 
     keep = drop_lowest(scores, args.drop_fraction, args.on_bad_image)
@@ -81,6 +97,11 @@ def main(argv: list[str] | None = None) -> None:
         "keep-list": list_path,
         "report": report,
     }
+    if found.odd:
+        respelt = sum(FOUND_AS in what for what in found.odd.values())
+        spelling = f", {respelt:,} by another spelling of their name" if respelt else ""
+        listed = args.scores_output.with_suffix(ODD_IMAGES)
+        summary["odd images"] = f"{len(found.odd):,} were read all the same{spelling}; see {listed}"
     if not args.scores_input:
         args.scores_output.with_suffix(PARTIAL).unlink()
         summary["all scores"] = args.scores_output
@@ -100,6 +121,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--on-bad-image", choices=("error", "keep", "drop"), default="error", help=bad)
     parser.add_argument("--model", default="ViT-B-32", help="a model of open_clip, or a JSON model configuration")
     parser.add_argument("--pretrained", default="laion2b_s34b_b79k", help="its tag, or .safetensors, .pt or .bin file")
+    as_tag = "(default: as the tag of --pretrained has it)"
+    for flag, what in (("--image-mean", "mean"), ("--image-std", "standard deviation")):
+        what = f"{what} that images are normalised by {as_tag}"
+        parser.add_argument(flag, type=float, nargs=3, metavar=("R", "G", "B"), help=what)
+    parser.add_argument("--image-resize-mode", choices=("shortest", "longest", "squash"), help=f"how they fit {as_tag}")
+    parser.add_argument("--image-interpolation", choices=("bicubic", "bilinear"), help=f"how they are resized {as_tag}")
+    parser.add_argument("--force-quick-gelu", action=argparse.BooleanOptionalAction, help=f"as activation {as_tag}")
     add_machine_arguments(parser)
     parser.add_argument("--image-batch-size", type=positive_int, default=128, help="images encoded at once")
     parser.add_argument("--text-batch-size", type=positive_int, default=512, help="captions encoded at once, at most")
@@ -108,8 +136,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not 0 <= args.drop_fraction < 1:
         parser.error(f"argument --drop-fraction: {args.drop_fraction} is not from 0 to below 1")
-    if args.workers < 0:
-        parser.error(f"argument --workers: {args.workers} is not at least 0")
+    if not 0 <= args.workers <= MAX_WORKERS:
+        parser.error(f"argument --workers: {args.workers} is not from 0 to {MAX_WORKERS:,}")
+    for flag, numbers, least in (("mean", args.image_mean, -math.inf), ("std", args.image_std, 0)):
+        if not all(least < number < math.inf for number in numbers or ()):
+            parser.error(f"argument --image-{flag}: {' '.join(map(str, numbers))} are not numbers that can be used")
     if args.output_npz is None:
         share = args.drop_fraction
         share = f"{share:.2f}" if share == round(share, 2) else f"{share:g}"
@@ -119,7 +150,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def _score(args: argparse.Namespace, data: dict[str, str]) -> tuple[Pairs, np.ndarray, dict[str, Any]]:
+def _score(args: argparse.Namespace, data: dict[str, str]) -> tuple[Pairs, "Scores", dict[str, Any]]:
     """Score all pairs and write the scores; return them with the record of how they were made."""
     from src.filters.clip_model import load_clip
     from src.filters.clip_scoring import save_scores, score_pairs
@@ -130,12 +161,14 @@ def _score(args: argparse.Namespace, data: dict[str, str]) -> tuple[Pairs, np.nd
     machine = choose_machine(args.device, args.precision)
     download = "" if Path(args.pretrained).is_file() else " (downloaded on first use)"
     print(f"opening {args.model} {args.pretrained}{download}", flush=True)
-    clip = load_clip(args.model, args.pretrained)
+    forced = "image_mean", "image_std", "image_resize_mode", "image_interpolation", "force_quick_gelu"
+    clip = load_clip(args.model, args.pretrained, **{setting: getattr(args, setting) for setting in forced})
     pairs = open_pairs(args.input_npz)
     settings = {
         "pairs": f"{args.input_npz} ({data['input_fingerprint']})",
         "captions, images": f"{len(pairs):,}, {pairs.num_images:,} in {args.images_root}",
         "model": f"{args.model} {args.pretrained} (weights {clip.identity['weights_sha256'][:16]})",
+        "preparation": clip.preparation(),
         "device": f"{machine}, {args.workers} workers",
         "batches": f"{args.image_batch_size} images, up to {args.text_batch_size} captions",
         "scores": args.scores_output,
@@ -143,18 +176,18 @@ def _score(args: argparse.Namespace, data: dict[str, str]) -> tuple[Pairs, np.nd
     print_settings("scoring caption-image pairs by CLIP", settings)
     started, progress = time.perf_counter(), args.scores_output.with_suffix(PARTIAL)
     sizes = args.image_batch_size, args.text_batch_size
-    scores, unreadable = score_pairs(
+    scores = score_pairs(
         clip, pairs, args.images_root, progress, machine=machine, batch_sizes=sizes, workers=args.workers
     )
     print(f"scored {len(pairs):,} captions in {time.perf_counter() - started:.1f} s")
     made = data | {"images_root": str(args.images_root), "clip": clip.identity} | asdict(machine.provenance())
-    save_scores(args.scores_output, pairs, scores, unreadable, made)
+    save_scores(args.scores_output, pairs, scores, made)
     return pairs, scores, made
 
 
-def _open(args: argparse.Namespace, data: dict[str, str]) -> tuple[Pairs, np.ndarray, dict[str, Any]]:
+def _open(args: argparse.Namespace, data: dict[str, str]) -> tuple[Pairs, "Scores", dict[str, Any]]:
     """Open pairs and their scores of an earlier run; return them with the record of how the scores were made."""
-    from src.filters.clip_scoring import open_scores
+    from src.filters.clip_scoring import Scores, open_scores
 
     scores, made = open_scores(args.scores_input, data["input_fingerprint"])
     pairs = open_pairs(args.input_npz)
@@ -166,7 +199,7 @@ def _open(args: argparse.Namespace, data: dict[str, str]) -> tuple[Pairs, np.nda
         "scores": f"{args.scores_input} ({'of these pairs' if made else 'of which pairs is not recorded'})",
     }
     print_settings("cutting by the scores of an earlier run", settings)
-    return pairs, scores, made
+    return pairs, Scores(values=scores), made
 
 
 if __name__ == "__main__":

@@ -182,6 +182,38 @@ def test_bad_images_that_were_put_right_are_scored_with_their_batches_alone(
     assert not list(tmp_path.glob("scores.*.*")), "neither bad images nor scores so far are left"
 
 
+# --------------------------------------------------------------------------------------------------- odd images
+
+
+def test_odd_images_are_read_counted_and_listed_and_nothing_of_them_is_printed(
+    untrained, sample, scored, tmp_path, run_script
+):
+    """Of 16 bits, with damaged metadata, with transparency and with other names than the npz says: equal scores."""
+    data = shutil.copytree(sample / "train", tmp_path / "train")
+    images, pairs = data / "Images", open_pairs(data / "train.npz")
+    for number, options in enumerate(
+        ({"transparency": bytes(range(256))}, {"exif": b"Exif\0\0no exif", "dpi": (72, 72)})
+    ):
+        path = images / pairs.image_names[number]
+        with Image.open(path) as image:
+            path.unlink()
+            (image.quantize(256) if number == 0 else image).save(path, "PNG", **options)
+    for path in sorted(images.iterdir())[10:50]:
+        path.rename(path.with_name(path.name.upper()))
+    no_backend = {"MPLBACKEND": "nonsense"}  # which would stop matplotlib, but nothing is shown here
+    result = run_script(*FILTER, *arguments(untrained, data, tmp_path / "out", "--workers", 2), env=no_backend)
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stderr.replace("\r", "\n").split("\n") if line.strip()]
+    assert all("image/s" in line for line in lines), "progress alone"
+    listed = tmp_path / "out/scores.odd_images.csv"
+    assert f"42 were read all the same, 40 by another spelling of their name; see {listed}" in result.stdout
+    assert len(pd.read_csv(listed)) == 42
+    expected, unchanged = np.load(scored / "scores.npy"), pairs.image_of_caption > 0  # of 256 colours
+    np.testing.assert_allclose(np.load(tmp_path / "out/scores.npy")[unchanged], expected[unchanged], atol=1e-5)
+    with Image.open(tmp_path / "out/kept.png") as report:
+        assert report.width > 1000
+
+
 # ------------------------------------------------------------------------------------------------------- errors
 
 
@@ -193,6 +225,8 @@ def test_bad_images_that_were_put_right_are_scored_with_their_batches_alone(
         (("--scores-output", "scores.csv"), "--scores-output scores.csv"),
         (("--output-npz", "kept.zip"), "--output-npz kept.zip"),
         (("--device", "cuda:99"), "--device cuda:99"),
+        (("--device", "meta"), "--device meta"),
+        (("--device", "hpu"), "--device hpu"),
         (("--scores-input", "absent.npy"), "absent.npy: no such file"),
     ],
 )
@@ -202,12 +236,36 @@ def test_what_cannot_be_used_is_one_error_before_any_work(untrained, sample, tmp
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("flags", [("--drop-fraction", "1"), ("--workers", "-1"), ("--on-bad-image", "guess")])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--drop-fraction", "1"),
+        ("--drop-fraction", "nan"),
+        ("--workers", "-1"),
+        ("--workers", "999999"),
+        ("--on-bad-image", "guess"),
+        ("--image-mean", "0.5", "0.5", "nan"),
+        ("--image-std", "1", "1", "0"),
+        ("--image-std", "1"),
+        ("--image-resize-mode", "guess"),
+    ],
+)
 def test_values_that_make_no_sense_are_usage_errors(flags, capsys):
     with pytest.raises(SystemExit) as end:
         clip_filter_pairs.main(list(flags))
     assert end.value.code == 2
     assert f"argument {flags[0]}: " in capsys.readouterr().err
+
+
+def test_flags_say_how_images_are_prepared(untrained, sample, scored, tmp_path, capsys):
+    grey = ("--image-mean", 0.5, 0.5, 0.5, "--image-std", 0.5, 0.5, 0.5)
+    other = ("--image-resize-mode", "squash", "--image-interpolation", "bilinear", "--force-quick-gelu")
+    clip_filter_pairs.main(arguments(untrained, sample / "train", tmp_path, *grey, *other))
+    assert "squash, bilinear, mean 0.5 0.5 0.5, std 0.5 0.5 0.5, QuickGELU" in capsys.readouterr().out
+    made = read_json(tmp_path / "scores.json")["clip"]
+    assert made["preprocess"]["mean"] == [0.5, 0.5, 0.5]
+    assert made["config"]["quick_gelu"] is True
+    assert np.abs(np.load(tmp_path / "scores.npy") - np.load(scored / "scores.npy")).max() > 1e-3
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def make_tiny_clip(folder: Path, seed: int = 0, *, steps: int = STEPS) -> tuple[
     write_json(config, CONFIG)
     open_clip.add_model_config(config)
     torch.manual_seed(seed)
-    model, _, preprocess = open_clip.create_model_and_transforms("tiny_clip", load_weights=False)
+    model, _, preprocess = open_clip.create_model_and_transforms("tiny_clip")
     if steps:
         _train(model, steps, *_draw_pairs(preprocess, open_clip.get_tokenizer("tiny_clip"), seed))
     with atomic_path(checkpoint) as temporary:

@@ -6,8 +6,9 @@ are appended to a progress file: whenever a run is killed, continuing it gives t
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import math
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,26 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from src.common.files import InputError, atomic_path, parse_json, read_json, require_file, write_json, write_text
 from src.data.pairs import Pairs, fingerprint
 from src.filters.clip_model import Clip
-from src.filters.pictures import distinct_files, read_image
+from src.filters.loading import ImageBatches, load_batches, worker_deaths_told
+from src.filters.pictures import ImageFolder
 from src.training.machine import Machine
+
+BAD_IMAGES, ODD_IMAGES = ".bad_images.csv", ".odd_images.csv"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scores:
+    """values (N,) float32, NaN where the image cannot be read; unreadable, {caption: why it cannot}; odd, {name of an
+    image: what is odd about it}, though it was read."""
+
+    values: np.ndarray
+    unreadable: dict[int, str] = field(default_factory=dict)
+    odd: dict[str, str] = field(default_factory=dict)
 
 
 def score_pairs(
@@ -36,13 +47,13 @@ def score_pairs(
     machine: Machine,
     batch_sizes: tuple[int, int],
     workers: int,
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Score all N pairs, so many images and, at most, so many captions at once. Returns (N,) float32, NaN where the
-    image cannot be read, and {caption: why it cannot}. A progress file of the same scores is continued, its unreadable
-    images tried again. Raises InputError if it is of others, or if the model gives NaN."""
+) -> Scores:
+    """Score all N pairs, so many images and, at most, so many captions at once. A progress file of the same scores is
+    continued, its unreadable images tried again. Raises InputError if it is of others, or if the model gives NaN."""
     assert pairs.source is not None, "a whole file as it was opened"
     images_at_once, captions_at_once = batch_sizes
-    files, file_of_image = distinct_files(pairs.image_names, images_root)
+    folder = ImageFolder(images_root)
+    files, file_of_image = folder.distinct(pairs.image_names)
     identity = {  # what the scores depend on, wherever the model and the pairs were read from
         "input_fingerprint": fingerprint(pairs.source),
         **{key: clip.identity[key] for key in ("config", "preprocess", "weights_sha256")},
@@ -52,74 +63,63 @@ def score_pairs(
         "device": machine.device.type,
         "precision": machine.precision,
     }
-    batches = _Batches(clip, pairs, files, file_of_image, images_at_once)
+    batches = ImageBatches(clip, pairs, folder, files, file_of_image, images_at_once)
     finished = _open_progress(progress_file, identity, batches.captions)
-    scores = np.full(len(pairs), np.nan, np.float32)
-    for batch, values in finished.items():
-        scores[batches.captions[batch]] = values
+    scores = Scores(values=np.full(len(pairs), np.nan, np.float32))
+    for batch, record in finished.items():
+        scores.values[batches.captions[batch]] = record["scores"]
+        scores.odd.update(record.get("odd", {}))
     todo = [batch for batch in range(len(batches)) if batch not in finished]
     total, done = sum(map(len, batches.files)), sum(len(batches.files[batch]) for batch in finished)
     if done:
         print(f"continuing {progress_file}: {done:,} of {total:,} images are done", flush=True)
 
     device, network = machine.device, clip.network.to(machine.device)
-    pinned = device.type == "cuda"
-    loader = DataLoader(batches, batch_size=None, sampler=todo, num_workers=workers, pin_memory=pinned)
-    unreadable: dict[int, str] = {}
+    loaded = load_batches(batches, todo, workers)
     bar = tqdm(total=total, initial=done, desc="scoring", unit="image", smoothing=0.05)
-    with bar, _worker_deaths_told(), progress_file.open("a", encoding="utf-8") as progress:
-        for batch, (pixels, tokens, image_of_caption, reasons) in zip(todo, loader, strict=True):
+    with worker_deaths_told(), bar, progress_file.open("a", encoding="utf-8") as progress:
+        for batch, read in zip(todo, loaded, strict=True):
+            pixels, tokens, image_of_caption = map(torch.as_tensor, (read.pixels, read.tokens, read.image_of_caption))
             with torch.inference_mode(), machine.autocast():
-                images = network.encode_image(pixels.to(device, non_blocking=pinned))
+                images = network.encode_image(pixels.to(device))
                 texts = torch.cat([network.encode_text(part.to(device)) for part in tokens.split(captions_at_once)])
             images, texts = F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
             captions = batches.captions[batch]
-            scores[captions] = (images[image_of_caption.to(device)] * texts).sum(dim=-1).cpu().numpy()
-            scores[list(reasons)] = np.nan
-            progress.write(json.dumps({"batch": batch, "scores": scores[captions].tolist()}) + "\n")
+            scores.values[captions] = (images[image_of_caption.to(device)] * texts).sum(dim=-1).cpu().numpy()
+            scores.values[list(read.unreadable)] = np.nan
+            record = {"batch": batch, "scores": scores.values[captions].tolist()}
+            progress.write(json.dumps(record | ({"odd": read.odd} if read.odd else {})) + "\n")
             progress.flush()
-            unreadable |= reasons
+            scores.unreadable.update(read.unreadable)
+            scores.odd.update(read.odd)
             bar.update(len(pixels))
-            if unreadable:
-                bar.set_postfix(captions_without_image=len(unreadable))
-    if np.isnan(scores).sum() > len(unreadable):
+            if scores.unreadable:
+                bar.set_postfix(captions_without_image=len(scores.unreadable))
+    if np.isnan(scores.values).sum() > len(scores.unreadable):
         raise InputError(f"{clip.identity['model']}: gives NaN for readable images; try --precision float32")
-    return scores, unreadable
+    return scores
 
 
-@contextmanager
-def _worker_deaths_told() -> Iterator[None]:
-    """Raises InputError if a worker dies; torch's signal handler raises an error wherever this process is by then."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise InputError(
-            "a process that decodes images has died, of too little memory or shared memory; run again to continue, "
-            "with --workers 0, or with more shared memory (docker run --shm-size 2g)"
-        ) from error
-
-
-def save_scores(path: Path, pairs: Pairs, scores: np.ndarray, unreadable: dict[int, str], made: dict[str, Any]) -> None:
-    """Write scores (N,) to `path`, ….npy; beside it the record `made` as ….json, and the captions without a score,
-    if there are any, as ….bad_images.csv."""
+def save_scores(path: Path, pairs: Pairs, scores: Scores, made: dict[str, Any]) -> None:
+    """Write scores (N,) to `path`, ….npy; beside it the record `made` as ….json and, if there are any, the captions
+    without a score as ….bad_images.csv and the images that are odd as ….odd_images.csv."""
     record = path.with_suffix(".json")
     record.unlink(missing_ok=True)  # at no moment does a record stand beside another's scores
     with atomic_path(path) as temporary:
-        np.save(temporary, scores)
+        np.save(temporary, scores.values)
     write_json(record, made)
-    bad_images = path.with_suffix(".bad_images.csv")
-    bad_images.unlink(missing_ok=True)
-    if unreadable:
-        captions = sorted(unreadable)
-        table = {
-            "caption_id": pairs.caption_ids[captions],
-            "image": pairs.image_names[pairs.image_of_caption[captions]],
-            "reason": [unreadable[caption] for caption in captions],
-        }
-        with atomic_path(bad_images) as temporary:
-            pd.DataFrame(table).to_csv(temporary, index=False)
+    captions = sorted(scores.unreadable)
+    bad_images = {
+        "caption_id": pairs.caption_ids[captions],
+        "image": pairs.image_names[pairs.image_of_caption[captions]],
+        "reason": [scores.unreadable[caption] for caption in captions],
+    }
+    odd_images = {"image": list(scores.odd), "what": list(scores.odd.values())}
+    for suffix, table in ((BAD_IMAGES, bad_images), (ODD_IMAGES, odd_images)):
+        path.with_suffix(suffix).unlink(missing_ok=True)
+        if len(table["image"]):
+            with atomic_path(path.with_suffix(suffix)) as temporary:
+                pd.DataFrame(table).to_csv(temporary, index=False, errors="backslashreplace")
 
 
 def open_scores(path: Path, input_fingerprint: str) -> tuple[np.ndarray, dict[str, Any]]:
@@ -139,51 +139,18 @@ def open_scores(path: Path, input_fingerprint: str) -> tuple[np.ndarray, dict[st
     return scores.astype(np.float32), made
 
 
-class _Batches(Dataset):
-    """Batches of b image files, `files`, and their c captions, `captions`, indices of `pairs`. Workers read for
-    each: pixels (b, 3, S, S) float32, tokens (c, L) int64, the image of each caption (c,) int64 from 0 to b - 1, and
-    {caption: why its image cannot be read}. A black image stands in for such a one."""
+def _open_progress(path: Path, identity: dict[str, Any], captions: list[np.ndarray]) -> dict[int, dict[str, Any]]:
+    """The records of the finished batches, of these `captions`. Lines that were cut off, are damaged or hold NaN are
+    taken out, to be done again; a file without a single score is begun anew, whatever it is of.
 
-    def __init__(self, clip: Clip, pairs: Pairs, files: list[Path], file_of_image: np.ndarray, size: int) -> None:
-        file_of_caption = file_of_image[pairs.image_of_caption]
-        used, self.file_of_caption, counts = np.unique(file_of_caption, return_inverse=True, return_counts=True)
-        self.files = [[files[i] for i in used[start : start + size]] for start in range(0, len(used), size)]
-        by_file = np.argsort(self.file_of_caption, kind="stable")
-        self.captions = np.split(by_file, np.cumsum(counts)[size - 1 : -1 : size])
-        self.texts, self.size = pairs.caption_texts, size
-        self.preprocess, self.tokenize = clip.preprocess, clip.tokenize
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, batch: int) -> tuple[Tensor, Tensor, Tensor, dict[int, str]]:
-        captions = self.captions[batch]
-        image_of_caption = self.file_of_caption[captions] - batch * self.size
-        pixels: list[Tensor] = []
-        reasons: dict[int, str] = {}
-        for image, path in enumerate(self.files[batch]):
-            try:
-                picture = read_image(path)
-            except InputError as error:
-                picture = Image.new("RGB", (64, 64))
-                reasons |= dict.fromkeys(captions[image_of_caption == image].tolist(), str(error))
-            pixels.append(self.preprocess(picture))
-        tokens = self.tokenize(self.texts[captions].tolist())
-        return torch.stack(pixels), tokens, torch.from_numpy(image_of_caption), reasons
-
-
-def _open_progress(path: Path, identity: dict[str, Any], captions: list[np.ndarray]) -> dict[int, list[float]]:
-    """The scores of the finished batches, of these `captions`. Lines that were cut off, are damaged or hold NaN are
-    taken out, to be done again.
-
-    JSON lines: the identity, then {"batch": i, "scores": of its captions}.
+    JSON lines: the identity, then {"batch": i, "scores": of its captions, "odd": {image: what}, if any}.
     """
     identity = json.loads(json.dumps(identity))
     records = []
     with suppress(FileNotFoundError, InputError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             records.append(parse_json(line, "cut off or damaged"))
-    found, *scored = records or [identity]
+    found, *scored = records if any(map(_has_scores, records)) else [identity]
     differing = [key for key in identity if not isinstance(found, dict) or found.get(key) != identity[key]]
     if differing:
         raise InputError(
@@ -192,12 +159,21 @@ def _open_progress(path: Path, identity: dict[str, Any], captions: list[np.ndarr
         )
     scored = [record for record in scored if _is_batch(record, captions)]
     write_text(path, "".join(json.dumps(record) + "\n" for record in (identity, *scored)))
-    return {record["batch"]: record["scores"] for record in scored}
+    return {record["batch"]: record for record in scored}
+
+
+def _has_scores(record: Any) -> bool:
+    """Whether a line of any progress file has a score: all are NaN where no image was found."""
+    scores = record.get("scores") if isinstance(record, dict) else None
+    return isinstance(scores, list) and any(type(score) is float and math.isfinite(score) for score in scores)
 
 
 def _is_batch(record: Any, captions: list[np.ndarray]) -> bool:
     """Whether a line of a progress file has a cosine for each caption of a batch."""
     batch, scores = (record.get("batch"), record.get("scores")) if isinstance(record, dict) else (None, None)
     if type(batch) is not int or not 0 <= batch < len(captions) or not isinstance(scores, list):
+        return False
+    odd = record.get("odd", {})
+    if not isinstance(odd, dict) or not all(isinstance(what, str) for what in odd.values()):
         return False
     return len(scores) == len(captions[batch]) and all(type(score) is float and abs(score) < 2 for score in scores)

@@ -1,6 +1,7 @@
 """The picture of a filter's work: how the scores are spread, where the cut is, the worst and the best pairs."""
 
 import textwrap
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from src.common.files import atomic_path
 from src.data.keep_lists import KeepList
 from src.data.pairs import Pairs
-from src.filters.pictures import BARE, draw_picture
+from src.filters.pictures import BARE, ImageFolder, shorten
 
 SHEET_COLUMNS, SHEET_ROWS = 8, 2  # of the worst pairs, and again of the best
 _KEPT, _DROPPED = "tab:blue", "tab:red"
@@ -21,7 +22,7 @@ def write_report(
 ) -> None:
     """Write a PNG: a histogram of kept and dropped scores above contact sheets of the worst and best pairs. `name`
     is what the scores are. Where an image cannot be read, a caption stands without its picture."""
-    scores, keep = keep_list.scores, keep_list.keep
+    scores, keep, images = keep_list.scores, keep_list.keep, ImageFolder(images_root)
     order = np.argsort(scores, kind="stable")[: np.isfinite(scores).sum()]
     worst_first = order if keep_list.provenance["higher_is_better"] else order[::-1]
 
@@ -34,10 +35,11 @@ def write_report(
         for axes, i in zip(sheet.subplots(SHEET_ROWS, SHEET_COLUMNS, subplot_kw=BARE).flat, captions, strict=False):
             kept, color = ("kept", _KEPT) if keep[i] else ("dropped", _DROPPED)
             axes.set_title(f"{scores[i]:.4g}, {kept}", fontsize=9, color=color)
-            text = textwrap.fill(textwrap.shorten(str(pairs.caption_texts[i]), 130, placeholder=" …"), 28)
+            text = textwrap.fill(shorten(pairs.caption_texts[i], 130), 28)
             axes.set_xlabel(text, fontsize=8, parse_math=False)  # captions are anyone's: a dollar sign is no formula
-            draw_picture(axes, images_root / pairs.image_names[pairs.image_of_caption[i]], pixels=240)
-    with atomic_path(path) as temporary:
+            images.draw(axes, pairs.image_names[pairs.image_of_caption[i]], pixels=240)
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of letters that the font lacks
         figure.savefig(temporary, dpi=80)
 
 

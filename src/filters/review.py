@@ -4,7 +4,6 @@ A `table` is that of src.filters.ranks, `rows` are some of its rows, `keep` (N c
 """
 
 import html
-import textwrap
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from matplotlib.patches import Rectangle
 
 from src.common.files import InputError
 from src.filters.decisions import DROP, KEEP, ReviewDecisions
-from src.filters.pictures import BARE, draw_picture
+from src.filters.pictures import BARE, ImageFolder, shorten
 from src.filters.ranks import DEPTH, RANK_NAME
 from src.filters.report import draw_histogram
 
@@ -54,11 +53,11 @@ def find_captions(table: pd.DataFrame, ids: str) -> pd.DataFrame:
 def contact_sheet(rows: pd.DataFrame, images_root: Path) -> Figure:
     """A line a caption: its own image in a green frame, then the five that score highest; ranks and scores above.
     Where an image cannot be read, its name stands alone."""
-    count = max(1, len(rows))
+    count, images = max(1, len(rows)), ImageFolder(images_root)
     figure = Figure(figsize=(1.55 * (1 + DEPTH), 2.1 * count), layout="constrained")
     lines = figure.subfigures(count, 1, squeeze=False).flat
     for line, (_, row) in zip(lines, rows.iterrows(), strict=False):
-        caption = textwrap.shorten(f"{row.caption_id}: {row.caption}", 110, placeholder=" …")
+        caption = shorten(f"{row.caption_id}: {row.caption}", 110)
         line.suptitle(caption, fontsize=10, parse_math=False)  # captions are anyone's: a dollar sign is no formula
         shown = [(row.image, f"own: rank {row['rank']:g}, {row.score:.3f}")]
         for place in range(1, DEPTH + 1):
@@ -66,8 +65,8 @@ def contact_sheet(rows: pd.DataFrame, images_root: Path) -> Figure:
                 shown.append((row[f"preferred_{place}"], f"{place}: {row[f'preferred_score_{place}']:.3f}"))
         for axes, (name, title) in zip(line.subplots(1, 1 + DEPTH, subplot_kw=BARE), shown, strict=False):
             axes.set_title(title, fontsize=9)
-            axes.set_xlabel(textwrap.shorten(name, 24, placeholder="…"), fontsize=7, parse_math=False)
-            draw_picture(axes, images_root / name, pixels=160)
+            axes.set_xlabel(shorten(name, 24), fontsize=7, parse_math=False)
+            images.draw(axes, name, pixels=160)
             if name == row.image:
                 frame = Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, ec="tab:green", lw=4)
                 axes.add_patch(frame).set_clip_on(False)

@@ -1,18 +1,14 @@
 """Find the pictures that a dataset names in folders of any layout, and never take those of another set for them."""
 
 import filecmp
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
 
-LOOSER: tuple[Callable[[str], str], ...] = (  # each takes more spellings for the same name
-    str,
-    lambda name: unicodedata.normalize("NFC", name),
-    lambda name: unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()),
-)
-LOOSEST = LOOSER[-1]
+from src.common.spelling import caseless, composed
+
+LOOSER: tuple[Callable[[str], str], ...] = (str, composed, caseless)  # each takes more spellings for the same name
 
 
 @dataclass
@@ -77,16 +73,16 @@ def _match_folders(names: Mapping[str, str], files: Sequence[PurePath]) -> dict[
     """What each folder has of the names, which are given by the end of the path to look for."""
     alike: dict[str, list[str]] = defaultdict(list)
     for end in names:
-        alike[LOOSEST(end)].append(end)
+        alike[caseless(end)].append(end)
     folders: dict[PurePath, dict[str, PurePath]] = defaultdict(dict)
     for depth in {end.count("/") + 1 for end in names}:
         for path in files:
             end = "/".join(path.parts[-depth:])
-            if len(path.parts) >= depth and LOOSEST(end) in alike:
+            if len(path.parts) >= depth and caseless(end) in alike:
                 folders[path.parents[depth - 1]][end] = path
     matched = {}
     for folder, ends in folders.items():
-        pairs = _pair({name for end in ends for name in alike[LOOSEST(end)]}, set(ends))
+        pairs = _pair({name for end in ends for name in alike[caseless(end)]}, set(ends))
         matched[folder] = {names[name]: ends[end] for name, end in pairs.items()}
     return matched
 

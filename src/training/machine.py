@@ -62,8 +62,8 @@ def find_device(name: str = "auto") -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).cpu()  # of a meta device there is nothing to copy
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()  # "meta" has no numbers to give
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise InputError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from None
     return device
 

@@ -333,14 +333,14 @@ def partial_scores() -> Kind:
         text = "".join(json.dumps(line) + "\n" for line in (identity, *lines))
         (folder / "scores.partial.jsonl").write_text(text)
 
-    def read(folder: Path) -> dict[int, list[float]]:
+    def read(folder: Path) -> dict[int, dict[str, Any]]:
         return _open_progress(folder / "scores.partial.jsonl", identity, captions)
 
-    def holds(finished: dict[int, list[float]], right: Any) -> None:
-        for batch, values in finished.items():
+    def holds(finished: dict[int, dict[str, Any]], right: Any) -> None:
+        for batch, record in finished.items():
             assert type(batch) is int
             assert 0 <= batch < len(captions)
-            check(np.array(values, np.float32), (len(captions[batch]),), np.float32)
+            check(np.array(record["scores"], np.float32), (len(captions[batch]),), np.float32)
 
     named = ("scores.partial.jsonl",)
     return Kind(
@@ -660,16 +660,17 @@ PICTURES = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000")
 def pictures(format: str) -> Kind:
     from PIL import Image
 
-    from src.filters.pictures import distinct_files, read_image
+    from src.filters.pictures import ImageFolder
 
     def prepare(folder: Path) -> None:
         noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
         Image.fromarray(noise).save(folder / "picture", format)
 
     def read(folder: Path) -> Image.Image | None:
-        distinct_files(["picture"], folder)
+        images = ImageFolder(folder)
+        images.distinct(["picture"])
         try:
-            return read_image(folder / "picture")
+            return images.read("picture")
         except InputError as error:  # who asks for a picture names it
             raise InputError(f"picture: {error}" if str(error) else "") from None
 

@@ -15,12 +15,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import src.filters.clip_scoring
+import src.filters.pictures
 from src.common.files import InputError
 from src.data.pairs import open_pairs, save_pairs
 from src.filters.clip_model import load_clip
-from src.filters.clip_scoring import open_scores, save_scores, score_pairs
+from src.filters.clip_scoring import Scores, open_scores, save_scores, score_pairs
 from src.training.machine import Machine
-from tests.filters.conftest import CPU, MACHINE
+from tests.filters.conftest import CPU, MACHINE, make_pairs
 
 
 def score(model, data: Path, progress: Path, **changes):
@@ -37,9 +38,9 @@ def train(sample) -> Path:
 @pytest.fixture(scope="module")
 def scores(untrained, train, tmp_path_factory) -> np.ndarray:
     """Of the sample's 460 captions, in one run."""
-    scores, unreadable = score(untrained, train, tmp_path_factory.mktemp("scores") / "progress")
-    assert unreadable == {}
-    return scores
+    scores = score(untrained, train, tmp_path_factory.mktemp("scores") / "progress")
+    assert (scores.unreadable, scores.odd) == ({}, {})
+    return scores.values
 
 
 @pytest.fixture
@@ -77,23 +78,23 @@ def test_every_image_file_is_encoded_once(untrained, copied, tmp_path, monkeypat
 
 
 def test_a_worker_that_dies_is_one_error_and_the_next_run_continues(untrained, train, scores, tmp_path, monkeypatch):
-    read, ours = src.filters.clip_scoring.read_image, os.getpid()
+    read, ours = src.filters.pictures.read_image, os.getpid()
 
-    def die(path):
+    def die(path, odd):
         if os.getpid() != ours and path.name == "train_00050.jpg":
             os.kill(os.getpid(), signal.SIGKILL)
-        return read(path)
+        return read(path, odd)
 
-    monkeypatch.setattr(src.filters.clip_scoring, "read_image", die)
+    monkeypatch.setattr(src.filters.pictures, "read_image", die)
     with pytest.raises(InputError, match=r"has died, .*--workers 0.*--shm-size"):
         score(untrained, train, tmp_path / "progress", workers=2)
-    continued, _ = score(untrained, train, tmp_path / "progress", workers=0)
-    np.testing.assert_array_equal(continued, scores)
+    continued = score(untrained, train, tmp_path / "progress", workers=0)
+    np.testing.assert_array_equal(continued.values, scores)
 
 
 def test_low_precision_changes_scores_little(untrained, train, scores, tmp_path):
-    rounded, _ = score(untrained, train, tmp_path / "progress", machine=Machine(CPU, "bfloat16"))
-    assert 0 < np.abs(scores - rounded).max() < 0.03
+    rounded = score(untrained, train, tmp_path / "progress", machine=Machine(CPU, "bfloat16"))
+    assert 0 < np.abs(scores - rounded.values).max() < 0.03
 
 
 def test_a_model_that_gives_nan_is_an_error(untrained, train, tmp_path):
@@ -146,8 +147,17 @@ def test_an_interrupted_run_continues_and_scores_of_another_model_or_data_are_ne
         ):
             file.write(json.dumps(odd) + "\n")
         file.write('{"batch": 2, "sco')  # as a line looks that was cut off
-    continued, _ = score(untrained, train, progress)
-    np.testing.assert_array_equal(continued, scores)
+    np.testing.assert_array_equal(score(untrained, train, progress).values, scores)
+
+
+@pytest.mark.parametrize("odd", [None, "a line", {"other": "run"}])
+def test_a_progress_file_without_a_single_score_is_begun_anew(untrained, train, copied, scores, tmp_path, odd):
+    for path in (copied / "Images").iterdir():
+        path.unlink()
+    assert np.isnan(score(untrained, copied, tmp_path / "progress", batch_sizes=(3, 13)).values).all()
+    with (tmp_path / "progress").open("a") as file:
+        file.write(json.dumps(odd) + "\n")
+    np.testing.assert_array_equal(score(untrained, train, tmp_path / "progress").values, scores)
 
 
 # --------------------------------------------------------------------------------------------- unreadable images
@@ -162,14 +172,14 @@ def test_captions_of_unreadable_images_have_no_score_until_these_are_put_right(
     cut.unlink()
     cut.write_bytes(whole[:500])
     lost = [*range(15, 20), *range(250, 255)]
-    found, unreadable = score(untrained, copied, tmp_path / "progress")
-    assert np.flatnonzero(np.isnan(found)).tolist() == sorted(unreadable) == lost
-    assert {unreadable[caption] for caption in lost[:5]} == {"no such file"}
-    assert all("truncated" in unreadable[caption].lower() for caption in lost[5:])
-    others = ~np.isnan(found)
-    np.testing.assert_array_equal(found[others], scores[others])
+    found = score(untrained, copied, tmp_path / "progress")
+    assert np.flatnonzero(np.isnan(found.values)).tolist() == sorted(found.unreadable) == lost
+    assert {found.unreadable[caption] for caption in lost[:5]} == {"no such file"}
+    assert all("truncated" in found.unreadable[caption].lower() for caption in lost[5:])
+    others = ~np.isnan(found.values)
+    np.testing.assert_array_equal(found.values[others], scores[others])
 
-    save_scores(tmp_path / "scores.npy", open_pairs(copied / "train.npz"), found, unreadable, {})
+    save_scores(tmp_path / "scores.npy", open_pairs(copied / "train.npz"), found, {})
     table = pd.read_csv(tmp_path / "scores.bad_images.csv")
     assert table.caption_id.tolist() == lost
     assert table.image.tolist() == [missing.name] * 5 + [cut.name] * 5
@@ -177,9 +187,9 @@ def test_captions_of_unreadable_images_have_no_score_until_these_are_put_right(
 
     shutil.copy(train / "Images" / missing.name, missing)
     cut.write_bytes(whole)
-    found, unreadable = score(untrained, copied, tmp_path / "progress")
-    np.testing.assert_array_equal(found, scores)
-    save_scores(tmp_path / "scores.npy", open_pairs(copied / "train.npz"), found, unreadable, {})
+    found = score(untrained, copied, tmp_path / "progress")
+    np.testing.assert_array_equal(found.values, scores)
+    save_scores(tmp_path / "scores.npy", open_pairs(copied / "train.npz"), found, {})
     assert not (tmp_path / "scores.bad_images.csv").exists()
 
 
@@ -190,11 +200,11 @@ def test_no_record_stands_beside_scores_that_it_is_not_of(tmp_path, monkeypatch)
     def die(path, value):
         raise KeyboardInterrupt
 
-    path, values = tmp_path / "scores.npy", np.array([0.5], np.float32)
-    save_scores(path, None, values, {}, {"input_fingerprint": "0123", "clip": "one"})
+    path, values, pairs = tmp_path / "scores.npy", np.array([0.5], np.float32), make_pairs(1)
+    save_scores(path, pairs, Scores(values=values), {"input_fingerprint": "0123", "clip": "one"})
     monkeypatch.setattr(src.filters.clip_scoring, "write_json", die)  # killed between the two files
     with pytest.raises(KeyboardInterrupt):
-        save_scores(path, None, values + 1, {}, {"input_fingerprint": "0123", "clip": "another"})
+        save_scores(path, pairs, Scores(values=values + 1), {"input_fingerprint": "0123", "clip": "another"})
     read, made = open_scores(path, "0123")
     np.testing.assert_array_equal(read, values + 1)
     assert made == {}
@@ -202,7 +212,7 @@ def test_no_record_stands_beside_scores_that_it_is_not_of(tmp_path, monkeypatch)
 
 def test_scores_read_back_with_their_record(tmp_path):
     values = np.array([0.25, np.nan, -1], np.float32)
-    save_scores(tmp_path / "scores.npy", None, values, {}, {"input_fingerprint": "0123"})
+    save_scores(tmp_path / "scores.npy", make_pairs(3), Scores(values=values), {"input_fingerprint": "0123"})
     found, made = open_scores(tmp_path / "scores.npy", "0123")
     np.testing.assert_array_equal(found, values)
     assert made == {"input_fingerprint": "0123"}
@@ -227,3 +237,45 @@ def test_what_is_no_array_of_scores_is_refused(tmp_path, array):
         (tmp_path / "scores.npy").write_bytes(damaged)
         with pytest.raises(InputError, match=r"scores\.npy: not an array of scores"):
             open_scores(tmp_path / "scores.npy", "0123")
+
+
+# ----------------------------------------------------------------------------------------------------- odd images
+
+
+def test_what_is_odd_is_kept_through_an_interruption_and_written_beside_the_scores(
+    untrained, copied, scores, tmp_path, monkeypatch
+):
+    spelt = copied / "Images/train_00003.jpg"
+    spelt.rename(copied / "Images/Train_00003.JPG")
+    broken = copied / "Images/train_00050.jpg"
+    with Image.open(broken) as image:
+        broken.unlink()
+        image.save(broken, "PNG", exif=b"Exif\0\0no exif")
+    encode = open_clip.CLIP.encode_image
+
+    def stop_at_the_last(self, x):
+        if len(x) == 92 % 7:
+            raise KeyboardInterrupt
+        return encode(self, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(open_clip.CLIP, "encode_image", stop_at_the_last)
+        with pytest.raises(KeyboardInterrupt):
+            score(untrained, copied, tmp_path / "progress")
+    found = score(untrained, copied, tmp_path / "progress", workers=1)
+    np.testing.assert_array_equal(found.values, scores)
+    assert found.odd.keys() == {spelt.name, broken.name}
+    pairs = open_pairs(copied / "train.npz")
+    save_scores(tmp_path / "scores.npy", pairs, found, {})
+    table = pd.read_csv(tmp_path / "scores.odd_images.csv", index_col="image")
+    assert table.what[spelt.name] == "found as Train_00003.JPG"
+    assert "EXIF" in table.what[broken.name]
+    save_scores(tmp_path / "scores.npy", pairs, Scores(values=scores), {})
+    assert not (tmp_path / "scores.odd_images.csv").exists()
+
+
+def test_reasons_that_utf_8_cannot_hold_are_written(tmp_path):
+    found = Scores(values=np.full(3, np.nan, np.float32), unreadable={1: "half \ud83d"}, odd={"001": "half \ud83d"})
+    save_scores(tmp_path / "scores.npy", make_pairs(3), found, {})
+    assert pd.read_csv(tmp_path / "scores.bad_images.csv").reason.tolist() == [r"half \ud83d"]
+    assert pd.read_csv(tmp_path / "scores.odd_images.csv").what.tolist() == [r"half \ud83d"]

@@ -80,6 +80,16 @@ def test_a_contact_sheet_frames_the_own_image_in_green_beside_what_the_caption_p
     assert figure.subfigs[0].get_suptitle() == "3: costs $5 or $6"
 
 
+def test_a_sheet_shows_images_by_any_spelling_of_their_names_and_any_text(table, tmp_path):
+    for name in ("A.PNG", "b.PNG"):
+        Image.new("RGB", (30, 20), "red").save(tmp_path / name)
+    table.loc[0, "caption"] = "half \ud83d of an emoji, \0 and \a"
+    figure = contact_sheet(table.iloc[:1], tmp_path)
+    with pytest.warns(UserWarning, match="Glyph"):
+        figure.savefig(tmp_path / "sheet.png")
+    assert [bool(axes.images) for axes in figure.axes[:3]] == [True, True, True]
+
+
 def test_a_sheet_of_no_captions_is_drawn(table, tmp_path):
     contact_sheet(table.iloc[:0], tmp_path).savefig(tmp_path / "empty.png")
 
