@@ -14,7 +14,8 @@ set -euo pipefail
 project=$(dirname "${BASH_SOURCE[0]}")
 PYTHON=${PYTHON:-python3}
 VENV=${VENV:-$project/.venv}
-CONSTRAINTS=${CONSTRAINTS:-$project/constraints.txt}
+[[ -r $project/constraints.txt ]] && tested=$project/constraints.txt || tested=/dev/null
+CONSTRAINTS=${CONSTRAINTS:-$tested}
 for name in PYTHON VENV CONSTRAINTS; do # ~ in quotes
     [[ ${!name} != '~/'* ]] || printf -v "$name" %s "$HOME/${!name:2}"
 done

@@ -32,6 +32,12 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
     The status is 0, 2 with one line for what cannot be used, 130 when interrupted, 141 when nobody reads the output
     any more, 1 with one line for what is unexpected, whose traceback goes to a file.
     """
+    for name in (
+        "stdout",
+        "stderr",
+    ):  # closed by the shell, ">&-"; else the next file to be opened would get its number
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 (to the end)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Δ shows ?

@@ -185,3 +185,17 @@ def test_pictures_need_no_backend(backend):
     environment = os.environ | {"MPLBACKEND": backend}
     result = subprocess.run([sys.executable, "-c", body], cwd=REPO, env=environment, capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "agg\n", "")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_lose_what_is_written_and_no_more(closed, tmp_path):
+    body = (
+        "print('a'); print('b', file=sys.stderr); sys.stdout.flush(); open('c', 'w').write('c'); tqdm.tqdm([1]).close()"
+    )
+    code = f"import sys, tqdm\nfrom src.common.endings import run_main\ndef main(): {body}\nrun_main(main)"
+    environment = os.environ | {"PYTHONPATH": str(REPO)}
+    result = subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code], cwd=tmp_path, env=environment
+    )
+    assert result.returncode == 0
+    assert (tmp_path / "c").read_text() == "c"
