@@ -35,7 +35,7 @@ if ! cat "$project/requirements.txt" "$CONSTRAINTS" | cmp -s - "$installed"; the
         echo "error: $PYTHON is not a Python of version 3.11 or later; name one with PYTHON=" >&2
         exit 2
     fi
-    "$PYTHON" -m venv "$VENV"
+    [[ -x $VENV/bin/pip ]] || "$PYTHON" -m venv "$VENV"
     echo "installing requirements.txt into $VENV (some 6 GB with PyTorch's CUDA libraries)"
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
         -r "$project/requirements.txt" -c "$CONSTRAINTS"

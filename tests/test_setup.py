@@ -95,6 +95,15 @@ def test_other_requirements_or_constraints_are_installed_again(setup, clone, nam
     assert len(setup()[1]) == 1
 
 
+def test_an_environment_that_is_there_is_kept(setup, clone):
+    setup()
+    (clone / ".venv/bin/pip").touch(0o755)  # what venv makes last
+    (clone / "constraints.txt").unlink()
+    _, calls = setup()
+    assert not any(call.startswith("-m venv") for call in calls)
+    assert any(call.endswith(f"-r {clone}/requirements.txt -c /dev/null") for call in calls)
+
+
 def test_an_installation_that_failed_is_tried_again(setup):
     result, calls = setup(PIP_STATUS="1")
     assert result.returncode != 0
