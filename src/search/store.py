@@ -68,7 +68,7 @@ class SearchStore:
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # the search says itself how trials end
         with self.exclusive():
             journal = self.folder / JOURNAL
-            if not journal.exists():
+            if not journal.exists() or not journal.stat().st_size:
                 if any(self.folder.glob("trial_*")):
                     raise InputError(f"{self.folder}: holds trials without their {JOURNAL}; move the folder away")
                 self._write_table([])

@@ -3,6 +3,7 @@
 import json
 import shlex
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -207,9 +208,17 @@ def test_a_damaged_or_missing_journal_is_an_input_error(begun):
         (begun / JOURNAL).write_text(whole.replace(old, new))
         with pytest.raises(InputError, match=r"journal.log: not a search's journal"):
             run_search("--trials", 1, "--epochs", 1)
-    (begun / JOURNAL).unlink()
-    with pytest.raises(InputError, match="trials without their journal"):
-        run_search("--trials", 1)
+    for lose in (Path.unlink, lambda journal: journal.write_text("")):
+        lose(begun / JOURNAL)
+        with pytest.raises(InputError, match="trials without their journal"):
+            run_search("--trials", 1)
+
+
+def test_an_empty_journal_is_a_search_that_has_not_begun(project):
+    (project / JOURNAL).parent.mkdir(parents=True)
+    (project / JOURNAL).touch()
+    run_search("--trials", 1, "--epochs", 1, "--submission", "none")
+    assert len(rows_of()) == 1
 
 
 # The command line
