@@ -17,7 +17,7 @@ from src.common.endings import run_main
 from src.common.files import InputError, copy_file, try_outputs
 from src.flags import add_job_arguments, add_recipe_arguments, data_paths, override
 from src.training.recipe import BASELINE, RECIPES, describe_recipe, load_recipe
-from src.training.runs import BEST_MRR, RUN_JSON, SUBMISSION, RunRecord, State, folder_name, state_of
+from src.training.runs import BEST_MRR, CURVES, RUN_JSON, SUBMISSION, RunRecord, State, folder_name, state_of
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -58,7 +58,8 @@ def main(argv: list[str] | None = None) -> None:
         "run": f"{run_dir}{replaces}",
     }
     print_settings("Training a translator", describe_data(paths, data) | settings)
-    record = train_run(recipe, data, run_dir, machine=machine, resume=args.resume, predict=submission is not None)
+    predict = submission is not None
+    record = train_run(recipe, data, run_dir, machine=machine, resume=args.resume, predict=predict, linear=True)
     if submission:
         copy_file(run_dir / SUBMISSION, submission)
     print_result(record, run_dir, submission)
@@ -78,9 +79,11 @@ def print_result(record: RunRecord, run_dir: Path, submission: Path | None) -> N
         f"({data.val_captions:,} captions, {data.val_images:,} images)",
         "challenge protocol": f"MRR {measures['challenge_mrr']:.4f}, NDCG {measures['challenge_ndcg']:.4f}",
     }
+    if record.recipe.model != "linear" and results.linear_mrr is not None:
+        summary["a linear map"] = f"MRR {results.linear_mrr:.4f}, in closed form on the same captions (--recipe linear)"
     if results.own_measures:
         summary["on own captions"] = f"MRR {results.own_measures['mrr']:.4f} (as filtered)"
-    summary |= {"weights": str(run_dir / BEST_MRR), "curves": str(run_dir / "curves.png")}
+    summary |= {"weights": str(run_dir / BEST_MRR), "curves": str(run_dir / CURVES)}
     if record.submission:
         summary["submission"] = f"{record.submission.path}, copied to {submission}"
         summary |= {f"note {number}": note for number, note in enumerate(record.submission.notes, 1)}

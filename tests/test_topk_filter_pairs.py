@@ -12,7 +12,7 @@ from src.common.files import InputError
 from src.data.keep_lists import open_keep_list
 from src.data.pairs import embedding_dims, fingerprint, open_pairs
 from src.filters.decisions import ReviewDecisions
-from src.training.model import Translator, save_translator
+from src.training.model import ResidualMLP, save_translator
 from src.training.recipe import COMPACT
 from src.training.runs import BEST_MRR, DataRecord, Results, RunRecord, State, write_run
 from tests.known_noise import swaps_found
@@ -26,7 +26,7 @@ def weights(sample, tmp_path_factory) -> Path:
     """A translator of the sample's widths that has learnt nothing."""
     widths = embedding_dims(sample / "train/train.npz")
     torch.manual_seed(0)
-    translator = Translator(widths["text"], widths["image"], 8)
+    translator = ResidualMLP(widths["text"], widths["image"], 8)
     path = tmp_path_factory.mktemp("models") / "translator.safetensors"
     save_translator(translator.state_dict(), translator.dims, path)
     return path

@@ -63,6 +63,34 @@ def test_one_command_leaves_everything(flags, run_script, sample, tmp_path):
     np.testing.assert_allclose(submission.embeddings, expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("flags", [("linear",), ("kernel", "--hidden-dim", "50")])
+def test_a_closed_form_is_a_run_like_any_other(flags, sample, run_script, tmp_path):
+    data = ("--train-npz", sample / "train/train.npz", "--test-npz", sample / "test/test.clean.npz")
+    result = run_script("train_mrr.py", *data, "--device", "cpu", "--recipe", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (run_dir,) = (tmp_path / "models").iterdir()
+    record = read_run(run_dir)
+    assert {path.name for path in run_dir.iterdir()} == {
+        "run.json",
+        "history.csv",
+        "curves.png",
+        "submission.csv",
+        "best_mrr.safetensors",
+        "best_loss.safetensors",
+    }
+    assert record.results.stopped.startswith("in closed form, ridge strength")
+    assert (record.results.linear_mrr == record.results.mrr) == (flags[0] == "linear")
+    assert ("a linear map" in result.stdout) == (flags[0] != "linear")
+    assert pd.read_csv(run_dir / "history.csv").mrr.tolist() == [record.results.mrr]
+    assert len(read_submission(tmp_path / f"submission_mrr_{flags[0]}.csv").embeddings) == 30
+
+
+def test_the_linear_map_stands_beside_every_training(train, tmp_path, capsys):
+    train()
+    mrr = read_run(tmp_path / "models/quick").results.linear_mrr
+    assert f"a linear map        MRR {mrr:.4f}, in closed form on the same captions" in capsys.readouterr().out
+
+
 def test_twice_the_same_seed_is_the_same_history(train, tmp_path):
     histories = []
     for _ in range(2):

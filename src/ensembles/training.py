@@ -48,7 +48,9 @@ def carry_out(task: Task, data: TrainingData, machine: Machine) -> Task:
         elif task.state != State.FINISHED:
             resume = task.state == State.TO_RESUME
             bar = {"desc": task.run_dir.name, "position": 1, "leave": False}  # below the one of all members
-            train_run(task.recipe, data, task.run_dir, machine=machine, resume=resume, predict=True, bar=bar)
+            train_run(
+                task.recipe, data, task.run_dir, machine=machine, resume=resume, predict=True, linear=True, bar=bar
+            )
     except InputError as error:
         return replace(task, state=State.FAILED, reason=str(error))
     return replace(task, state=State.FINISHED)
@@ -64,6 +66,8 @@ def tabulate(tasks: Sequence[Task]) -> pd.DataFrame:
             row["epoch"] = f"{results.best_epoch}/{results.epochs}"
             row["minutes"] = f"{results.training_seconds / 60:.1f}"
             row["MRR"], row["R@10"] = results.mrr, results.measures["recall_at_10"]
+            if results.linear_mrr is not None:
+                row["linear map's MRR"] = results.linear_mrr
             row["challenge MRR"] = results.measures["challenge_mrr"]
             if record.submission and record.submission.notes:
                 row["its submission"] = "; ".join(record.submission.notes)

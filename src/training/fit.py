@@ -1,4 +1,5 @@
-"""Fit one translator: epoch after epoch, validated after each; checkpoints, early stopping, resuming.
+"""Fit one translator: epoch after epoch, validated after each; checkpoints, early stopping, resuming. Or at once, in
+closed form.
 
 A resumed run continues exactly as if it had never stopped.
 """
@@ -16,13 +17,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from src.common.files import InputError, atomic_path
-from src.training.history import write_history
+from src.training.closed_form import fit_ridge
+from src.training.history import plot_curves, plot_strengths, write_history
 from src.training.inputs import Part, Split
 from src.training.machine import Machine
 from src.training.metrics import NonFiniteError
 from src.training.model import Translator, save_translator
 from src.training.recipe import Recipe, recorded_recipe
-from src.training.runs import BEST_LOSS, BEST_MRR, LAST
+from src.training.runs import BEST_LOSS, BEST_MRR, CURVES, LAST
 from src.training.trainer import Trainer
 
 SECONDS_BETWEEN_CHECKPOINTS = 60
@@ -73,6 +75,8 @@ def fit(
     and may raise to end the run; `bar` is passed to tqdm. Raises InputError if the loss or the predictions are no
     longer finite, or if there is nothing to resume.
     """
+    if recipe.model != "mlp":
+        return _solve(recipe, split, run_dir)
     trainer = Trainer(recipe, split.train, machine)
     translator, history = trainer.translator, []
     best_mrr, best_loss = Best(-math.inf), Best(math.inf)
@@ -118,10 +122,34 @@ def fit(
                 # Never more than a twentieth of the time for writing, however slow the disk.
                 next_save = time.monotonic() + max(SECONDS_BETWEEN_CHECKPOINTS, 20 * (time.monotonic() - started))
     write_history(history, run_dir / "history.csv")
+    plot_curves(history, _title(run_dir, split), run_dir / CURVES)
     save_translator(best_loss.weights, translator.dims, run_dir / BEST_LOSS)
     save_translator(best_mrr.weights, translator.dims, run_dir / BEST_MRR)
     translator.load_state_dict(best_mrr.weights)
     return FitResult(history, history[best_mrr.epoch - 1], best_loss.epoch, translator.eval(), stopped)
+
+
+def _title(run_dir: Path, split: Split) -> str:
+    return f"{run_dir.name} ({len(split.train):,} captions)"
+
+
+def _solve(recipe: Recipe, split: Split, run_dir: Path) -> FitResult:
+    """A translator in closed form: its history has one row. Raises InputError as `fit`."""
+    started = time.perf_counter()
+    translator, gcv = fit_ridge(split.train, recipe.hidden_dim if recipe.model == "kernel" else 0, recipe.seed)
+    seconds = time.perf_counter() - started
+    strength = min(gcv, key=lambda strength: gcv[strength])
+    row = {"epoch": 1, "train_loss": gcv[strength], "strength": strength, "seconds": seconds}
+    row |= {"captions_per_second": len(split.train) / seconds}
+    try:
+        row |= split.validation.measure(translator)
+    except NonFiniteError as error:
+        raise InputError(f"the ridge regression failed: {error}") from None
+    write_history([row], run_dir / "history.csv")
+    plot_strengths(gcv, _title(run_dir, split), run_dir / CURVES)
+    for name in (BEST_LOSS, BEST_MRR):
+        save_translator(translator.state_dict(), translator.dims, run_dir / name)
+    return FitResult([row], row, 1, translator, f"in closed form, ridge strength {strength:.3g} by cross-validation")
 
 
 def _one_epoch(trainer: Trainer, validation: Part, epoch: int, tick: Callable[[], Any]) -> dict[str, float]:

@@ -13,9 +13,9 @@ import torch
 from src.common.files import InputError, now, sha256
 from src.data.pairs import TestCaptions
 from src.data.submissions import check_submission, write_submission
+from src.training.closed_form import fit_ridge
 from src.training.fit import EpochRow, fit
-from src.training.history import plot_curves
-from src.training.inputs import DataPaths, TrainingData
+from src.training.inputs import DataPaths, Split, TrainingData
 from src.training.machine import Machine
 from src.training.model import Translator, load_translator, translate
 from src.training.recipe import Recipe
@@ -45,10 +45,12 @@ def train_run(
     machine: Machine,
     resume: bool = False,
     predict: bool = False,
+    linear: bool = False,
     on_epoch: Callable[[EpochRow], None] | None = None,
     bar: dict[str, Any] | None = None,
 ) -> RunRecord:
-    """Train, measure, `predict` the test captions into the run's submission, and record it all. Returns the record.
+    """Train, measure, beside a `linear` map if that is asked for, `predict` the test captions into the run's
+    submission, and record it all. Returns the record.
 
     A folder that holds the same run is trained anew, or continued with `resume`. Raises InputError as `fit` does,
     for a folder that holds another run, and for one that was begun on another kind of device or in another precision.
@@ -86,7 +88,6 @@ def train_run(
     except InputError as error:
         write_run(run_dir, replace(record, status=State.FAILED, reason=str(error), finished=now()))
         raise
-    plot_curves(result.history, f"{run_dir.name} ({len(split.train):,} captions)", run_dir / "curves.png")
     measures = {name: value for name, value in result.best.items() if name not in ("epoch", *TIMING)}
     record = replace(
         record,
@@ -94,6 +95,7 @@ def train_run(
         results=Results(
             measures=measures,
             own_measures=split.own_validation.measure(result.translator) if split.own_validation else None,
+            linear_mrr=_linear_mrr(recipe, split, result.best["mrr"]) if linear else None,
             best_epoch=int(result.best["epoch"]),
             best_loss_epoch=result.best_loss_epoch,
             epochs=len(result.history),
@@ -108,6 +110,11 @@ def train_run(
     write_run(run_dir, record)
     (run_dir / LAST).unlink(missing_ok=True)  # last: as long as anything is missing, the run can be resumed
     return record
+
+
+def _linear_mrr(recipe: Recipe, split: Split, own_mrr: float) -> float:
+    """What the linear map in closed form reaches on a split: its `own_mrr` if the recipe is of that map."""
+    return own_mrr if recipe.model == "linear" else split.validation.measure(fit_ridge(split.train)[0])["mrr"]
 
 
 def predict_test(translator: Translator, test: TestCaptions, path: Path) -> FileRecord:

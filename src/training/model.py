@@ -1,6 +1,6 @@
-"""The translator: a residual MLP from caption space to image space, and its file.
+"""Translators from caption space to image space, a residual MLP and a ridge regression, and their file.
 
-Shapes: B captions, T text width, H hidden width, V image width.
+Shapes: B captions, T text width, H hidden width, V image width, L landmarks.
 """
 
 import json
@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from src.common.files import InputError, atomic_path, require_file
 from src.data.pairs import Pairs
@@ -35,7 +36,22 @@ def _layer(width_in: int, width_out: int, dropout: float) -> list[nn.Module]:
     return [nn.Linear(width_in, width_out), nn.LayerNorm(width_out), nn.GELU(), Dropout(dropout)]
 
 
+def _fixed(*shape: int) -> nn.Parameter:
+    """What a closed form finds, and no gradient."""
+    return nn.Parameter(torch.zeros(shape), requires_grad=False)
+
+
 class Translator(nn.Module):
+    """(B, T) caption embeddings → (B, V) predicted image embeddings. `dims` are the arguments that make its like."""
+
+    dims: dict[str, int]
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+class ResidualMLP(Translator):
     """Linear(T→H), LayerNorm, GELU, Dropout; a residual branch of two such layers at width H; Linear(H→V)."""
 
     def __init__(self, text_dim: int, image_dim: int, hidden_dim: int, dropout: float = 0.0) -> None:
@@ -46,13 +62,38 @@ class Translator(nn.Module):
         self.head = nn.Linear(hidden_dim, image_dim)
 
     def forward(self, text_BT: Tensor) -> Tensor:
-        """(B, T) caption embeddings → (B, V) predicted image embeddings."""
         hidden_BH = self.stem(text_BT)
         return self.head(hidden_BH + self.branch(hidden_BH))
 
-    @property
-    def num_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.parameters())
+
+class RidgeMap(Translator):
+    """A linear map of unit vectors or, with L landmarks, of their Gaussian kernel exp(-gamma |x - landmark|²).
+
+    The unit vectors x are of captions whose mean is removed and whose covariance is evened out by a (T, T) matrix.
+    src.training.closed_form finds it all.
+    """
+
+    def __init__(self, text_dim: int, image_dim: int, landmarks: int) -> None:
+        super().__init__()
+        self.dims = {"text_dim": text_dim, "image_dim": image_dim, "landmarks": landmarks}
+        self.center = _fixed(text_dim)
+        self.evening = _fixed(text_dim, text_dim)
+        self.landmarks = _fixed(landmarks, text_dim)
+        self.gamma = _fixed()
+        self.weight = _fixed(landmarks or text_dim, image_dim)
+
+    def unit_vectors(self, text_BT: Tensor) -> Tensor:
+        """(B, T), of unit length."""
+        return F.normalize(F.normalize(text_BT - self.center, dim=1) @ self.evening, dim=1)
+
+    def features(self, unit_BT: Tensor) -> Tensor:
+        """(B, L) kernels of unit vectors, these themselves if there are no landmarks."""
+        if not self.dims["landmarks"]:
+            return unit_BT
+        return ((unit_BT @ self.landmarks.T - 1) * (2 * self.gamma)).exp_()
+
+    def forward(self, text_BT: Tensor) -> Tensor:
+        return self.features(self.unit_vectors(text_BT)) @ self.weight
 
 
 def save_translator(weights: dict[str, Tensor], dims: dict[str, int], path: str | Path) -> None:
@@ -71,7 +112,7 @@ def load_translator(path: str | Path, device: torch.device | str = "cpu", *, of:
             dims = json.loads((file.metadata() or {})["translator"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         with torch.device("meta"):  # the file has the weights: no random numbers are drawn for them
-            translator = Translator(**dims)
+            translator = RidgeMap(**dims) if "landmarks" in dims else ResidualMLP(**dims)
         translator.to_empty(device=device).load_state_dict(weights)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

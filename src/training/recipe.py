@@ -26,6 +26,7 @@ def types_of(annotation: Any) -> tuple[type, ...]:
     return get_args(annotation) or (annotation,)
 
 
+CLOSED_FORM_USES = ("name", "seed", "split_seed", "val_fraction", "model")  # of a recipe's fields
 LIMITS = {int: 2**63, float: 3.4e38}  # of torch: its seeds are int64, its hyperparameters float32
 
 
@@ -40,7 +41,12 @@ class Recipe:
     split_seed: int | None = _option(None, "of the split into training and validation images, by their names", low=0)
     val_fraction: float = _option(0.1, "share of the images that validate", low=0)
 
-    hidden_dim: int = _option(3072, "width of the residual MLP", low=1)
+    model: str = _option(
+        "mlp",
+        "a residual MLP, or in closed form ridge regression on the captions (linear) or their kernel",
+        choices=("mlp", "linear", "kernel"),
+    )
+    hidden_dim: int = _option(3072, "width of the residual MLP; landmarks of the kernel", low=1)
     dropout: float = _option(0.1, "after every hidden layer", low=0)
     input_noise: float = _option(0.0, "Gaussian noise on caption embeddings, in parts of each feature's spread", low=0)
 
@@ -76,6 +82,11 @@ class Recipe:
             raise InputError(f"--name {self.name!r}: expected what can be a folder's name")
         if not 0 < self.val_fraction < 1 or self.dropout >= 1:
             raise InputError("--val-fraction must be between 0 and 1 and --dropout below 1")
+        if self.model != "mlp":
+            used = CLOSED_FORM_USES if self.model == "linear" else (*CLOSED_FORM_USES, "hidden_dim")
+            for option in fields(self):
+                if option.name not in used and getattr(self, option.name) != option.default:
+                    raise InputError(f"{flag_of(option.name)}: has no effect on a {self.model} translator")
         if self.lr == 0 or self.tau == 0 or self.infonce_weight + self.regression_weight == 0:
             raise InputError("--lr, --tau and the sum of the loss weights must be above 0")
 
@@ -107,7 +118,11 @@ COMPACT = replace(
     tau=0.03,
 )
 
-RECIPES = {recipe.name: recipe for recipe in (BASELINE, COMPACT)}
+# In seconds: what any other has to beat, and a member unlike the others.
+LINEAR = replace(BASELINE, name="linear", model="linear")
+KERNEL = replace(BASELINE, name="kernel", model="kernel")
+
+RECIPES = {recipe.name: recipe for recipe in (BASELINE, COMPACT, LINEAR, KERNEL)}
 
 
 def load_recipe(name_or_path: str) -> Recipe:

@@ -1,7 +1,7 @@
 """The folder of a run, models/<run name>/, and its record run.json: what was trained, from what, how well.
 
 run.json                  the record: recipe, data and their fingerprints, versions, commit, results
-history.csv, curves.png   every epoch
+history.csv, curves.png   every epoch; of a closed form the strengths that were tried
 best_mrr.safetensors      the weights of the epoch with the best validation MRR
 best_loss.safetensors     … with the best validation regression loss
 last.pt                   what resuming needs; gone once the run is finished
@@ -24,6 +24,7 @@ RUN_JSON = "run.json"
 BEST_MRR = "best_mrr.safetensors"
 BEST_LOSS = "best_loss.safetensors"
 LAST = "last.pt"
+CURVES = "curves.png"
 SUBMISSION = "submission.csv"
 LONGEST_NAME = 180  # bytes; file systems allow 255
 
@@ -88,10 +89,12 @@ class Provenance:
 @dataclass(frozen=True, kw_only=True)
 class Results:
     """The best epoch by validation MRR. measures: its row of the history (see src.training.metrics); own_measures: the
-    same on the training file's own captions, where those that validated came from another file."""
+    same on the training file's own captions, where those that validated came from another file; linear_mrr: of the
+    linear map that was fitted in closed form to the same captions, where it was asked for."""
 
     measures: dict[str, float]
     own_measures: dict[str, float] | None = None
+    linear_mrr: float | None = None
     best_epoch: int = 0
     best_loss_epoch: int = 0
     epochs: int = 0

@@ -20,7 +20,7 @@ from src.training.batching import ImageGroups
 from src.training.inputs import Part
 from src.training.loss import multi_positive_infonce
 from src.training.machine import Machine, keep_freed_memory
-from src.training.model import Translator
+from src.training.model import ResidualMLP
 from src.training.recipe import Recipe
 
 ROWS_MULTIPLE = 16  # captions whose predictions are thrown away fill up a batch: bfloat16 products are 3% faster
@@ -42,7 +42,7 @@ class Trainer:
             self.noise_T = train.text_nT.std(dim=0) * recipe.input_noise
         torch.manual_seed(recipe.seed)
         text_dim, image_dim = train.of.text_NT.shape[1], train.of.image_MV.shape[1]
-        self.translator = Translator(text_dim, image_dim, recipe.hidden_dim, recipe.dropout).to(machine.device)
+        self.translator = ResidualMLP(text_dim, image_dim, recipe.hidden_dim, recipe.dropout).to(machine.device)
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
         self.optimizer = optimizer(
             self.translator.parameters(),

@@ -13,7 +13,7 @@ from src.ensembles.averaging import average
 from src.training.loss import multi_positive_infonce
 from src.training.machine import Machine
 from src.training.metrics import retrieval_ranks
-from src.training.model import Translator
+from src.training.model import ResidualMLP
 from src.training.recipe import BASELINE
 from src.training.trainer import Trainer
 from tests.benchmarks import reference_files, reference_training
@@ -41,7 +41,7 @@ def test_the_loss_and_its_gradient_are_ours():
     counts = torch.tensor([5, 1, 3, 5])
     target = torch.repeat_interleave(torch.arange(4), counts)
     text, images = torch.randn(14, 12).double(), torch.randn(4, 16).double()
-    ours, plain = Translator(12, 16, 24).double(), reference_training.ResidualMLP(12, 16, 24, dropout=0.0).double()
+    ours, plain = ResidualMLP(12, 16, 24).double(), reference_training.ResidualMLP(12, 16, 24, dropout=0.0).double()
     plain.load_state_dict(ours.state_dict())
     losses = (
         multi_positive_infonce(ours(text), images, target, counts, 0.05),

@@ -9,7 +9,7 @@ import torch
 from src.common.paths import CLIP_NPZ, TEST_NPZ, TRAIN_NPZ
 from src.data.keep_lists import save_selected
 from src.data.pairs import TestCaptions, fingerprint, open_pairs, save_pairs, save_test_captions
-from src.training.model import Translator, save_translator
+from src.training.model import ResidualMLP, save_translator
 from src.training.recipe import BASELINE
 from src.training.runs import BEST_MRR, DataRecord, Results, RunRecord, write_run
 from tests.training.conftest import tiny_pairs
@@ -60,7 +60,7 @@ def make_run(project):
         )
         write_run(folder, record)
         torch.manual_seed(seed)
-        translator = Translator(8, 12, 6)
+        translator = ResidualMLP(8, 12, 6)
         save_translator(translator.state_dict(), translator.dims, folder / BEST_MRR)
         return folder
 

@@ -14,7 +14,7 @@ from src.data.pairs import open_pairs, save_pairs
 from src.data.splits import validation_images
 from src.data.submissions import read_submission, write_submission
 from src.ensemble import main
-from src.training.model import Translator, save_translator
+from src.training.model import ResidualMLP, save_translator
 from src.training.runs import BEST_MRR
 from tests.training.conftest import tiny_pairs
 
@@ -200,7 +200,7 @@ def test_below_a_folder_runs_of_other_data_are_left_out(common_split, make_run, 
     make_run(4, split_seed=0, train_npz=tmp_path / "others.npz")
     make_run(5, split_seed=0, train_npz=tmp_path / "gone.npz")
     (tmp_path / "gone.npz").unlink()
-    narrow = Translator(8, 11, 6)
+    narrow = ResidualMLP(8, 11, 6)
     save_translator(narrow.state_dict(), narrow.dims, make_run(6, split_seed=0) / BEST_MRR)
     printed = call("evaluate")
     assert "left out: models/seed4 (trained on none of the images of data/train/train.npz)\n" in printed

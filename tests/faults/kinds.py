@@ -425,11 +425,11 @@ def weights() -> Kind:
     """There is no checksum in the file (run.json has one): damaged numbers stay unseen."""
     import torch
 
-    from src.training.model import Translator, load_translator, save_translator
+    from src.training.model import ResidualMLP, Translator, load_translator, save_translator
 
     def prepare(folder: Path) -> None:
         torch.manual_seed(0)
-        translator = Translator(6, 9, 5)
+        translator = ResidualMLP(6, 9, 5)
         save_translator(translator.state_dict(), translator.dims, folder / "w.safetensors")
 
     def holds(found: Translator, right: Any) -> None:
@@ -548,13 +548,13 @@ def ranks() -> Kind:
 
     from src.filters.ranks import find_ranks, rank_captions, save_ranks
     from src.training.inputs import OnDevice
-    from src.training.model import Translator
+    from src.training.model import ResidualMLP
 
     pairs, identity = sample_pairs(), {"input_fingerprint": "abc"}
 
     def prepare(folder: Path) -> None:
         torch.manual_seed(0)
-        translator = Translator(6, 9, 5).eval()
+        translator = ResidualMLP(6, 9, 5).eval()
         table = rank_captions(translator, OnDevice(pairs, torch.device("cpu")), np.arange(len(pairs)))
         save_ranks(folder / "ranks.csv", table, identity)
 

@@ -8,7 +8,7 @@ import torch
 
 from src.data.pairs import Pairs
 from src.training.machine import Machine
-from src.training.model import Translator
+from src.training.model import ResidualMLP, Translator
 from tests.tiny_clip import make_tiny_clip
 
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ def make_pairs(captions: int = 10, images: int = 13) -> Pairs:
 @pytest.fixture
 def translator() -> Translator:
     torch.manual_seed(0)
-    return Translator(TEXT, IMAGE, 5).eval()
+    return ResidualMLP(TEXT, IMAGE, 5).eval()
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ def project(sample, tmp_path, monkeypatch):
     (tmp_path / "data").symlink_to(sample)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(REPO))
-    monkeypatch.setattr(src.training.job, "plot_curves", lambda *args: None)
+    monkeypatch.setattr(src.training.fit, "plot_curves", lambda *args: None)
     monkeypatch.setattr(src.search.loop, "draw_plots", lambda *args: None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

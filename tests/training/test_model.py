@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from src.common.files import InputError
-from src.training.model import Dropout, Translator, load_translator, save_translator, translate
+from src.training.model import Dropout, ResidualMLP, load_translator, save_translator, translate
 from src.training.recipe import BASELINE
 
 DIMS = {"text_dim": 5, "image_dim": 3, "hidden_dim": 8}
@@ -20,7 +20,7 @@ DIMS = {"text_dim": 5, "image_dim": 3, "hidden_dim": 8}
 
 def make_translator(dropout=0.1, seed=0):
     torch.manual_seed(seed)
-    return Translator(**DIMS, dropout=dropout)
+    return ResidualMLP(**DIMS, dropout=dropout)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def saved(tmp_path):
 
 def test_the_baseline_has_26_7_million_parameters():
     with torch.device("meta"):
-        translator = Translator(1024, 1536, BASELINE.hidden_dim, BASELINE.dropout)
+        translator = ResidualMLP(1024, 1536, BASELINE.hidden_dim, BASELINE.dropout)
     t, h, v = 1024, 3072, 1536
     linear = (t * h + h) + 2 * (h * h + h) + (h * v + v)
     assert translator.num_parameters == linear + 3 * 2 * h == 26_767_872

@@ -9,6 +9,8 @@ from src.common.files import InputError
 from src.training.recipe import (
     BASELINE,
     COMPACT,
+    KERNEL,
+    LINEAR,
     RECIPES,
     describe_recipe,
     difference,
@@ -55,6 +57,16 @@ def test_the_compact_recipe_is_small_and_regularised():
 def test_a_value_that_makes_no_sense_is_refused_by_the_name_of_its_flag(field, value):
     with pytest.raises(InputError, match="--" + field.replace("_", "-") if field != "infonce_weight" else "weights"):
         replace(BASELINE, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "field", "value"),
+    [(LINEAR, "lr", 1e-3), (LINEAR, "hidden_dim", 64), (KERNEL, "epochs", 5), (KERNEL, "negatives", "all")],
+)
+def test_what_has_no_effect_on_a_closed_form_is_refused(recipe, field, value):
+    with pytest.raises(InputError, match=f"--{field.replace('_', '-')}: has no effect on a {recipe.model} translator"):
+        replace(recipe, **{field: value})
+    assert replace(KERNEL, hidden_dim=64, seed=1, split_seed=2, val_fraction=0.5).hidden_dim == 64
 
 
 def test_a_difference_is_told_field_by_field_without_seed_and_name():

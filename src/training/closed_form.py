@@ -1,0 +1,109 @@
+"""Translators in closed form: ridge regression from captions to images, on their embeddings or on a kernel of these.
+
+Shapes: N captions and m images of the training part, T text width, V image width, F features (T, or L landmarks).
+
+What a caption is regressed on is the unit vector of its image with the mean of all removed and the spread of their
+directions evened out (`even_out`), and the prediction goes back through the same matrix, so that its dot product with
+an image is the similarity that was fitted. The mean must go: ridge regression shrinks what it is unsure of, and would
+shrink it towards the mean, to which some images are closer than others whatever the caption says. Left in, it costs a
+third of the MRR. Evening out lies between regression on the embeddings (power 0) and canonical correlation (power 1,
+Hotelling 1936), which trusts directions of small spread as much as those of large.
+
+The strength of the ridge is found by generalised cross-validation (Golub, Heath & Wahba 1979). All captions of an
+image have the same target, so what is left out is not a caption but an image with all of its own: of each image the
+mean residual counts, and its leverage is that of its mean caption.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from src.training.inputs import Part
+from src.training.model import RidgeMap
+
+CAPTIONS_AT_ONCE = 8192
+EVENING_POWER = 0.5
+TEXT_FLOOR, IMAGE_FLOOR = 1e-3, 1e-2  # of the spread of a direction, in parts of the largest
+GAMMA = 1.0  # of the kernel; unit vectors are 2 apart at most
+STRENGTHS = tuple(10 ** (k / 4) for k in range(-28, 1))  # of the ridge, in parts of N
+RESOLUTION = 1e-6  # of float32: what of the landmarks' kernel is smaller, in parts of its largest, is noise
+
+
+def fit_ridge(train: Part, landmarks: int = 0, seed: int = 0) -> tuple[RidgeMap, dict[float, float]]:
+    """Fit a linear map or, with `landmarks`, at most so many of the captions, drawn by the seed, a kernel's (Nyström;
+    Williams & Seeger 2001). Returns it, on the part's device, and the generalised cross-validation of every strength:
+    the squared distance of predictions to the targets, of unit length, of images that are left out."""
+    device = torch.device("cpu") if train.of.device.type == "mps" else train.of.device  # which has no float64
+    text_NT, target_N = train.text_nT.to(device), train.target_n.to(device)
+    translator = RidgeMap(text_NT.shape[1], train.gallery_mV.shape[1], min(landmarks, len(text_NT))).to(device)
+    translator.center.copy_(text_NT.mean(dim=0))
+    translator.evening.copy_(torch.eye(text_NT.shape[1]))
+    translator.gamma.fill_(GAMMA)
+    translator.evening.copy_(even_out(translator.unit_vectors(text_NT), TEXT_FLOOR))
+    unit_NT = translator.unit_vectors(text_NT)
+
+    centred_mV = F.normalize(train.gallery_mV.to(device), dim=1)
+    centred_mV = centred_mV - centred_mV.mean(dim=0)
+    evening_VV = even_out(centred_mV, IMAGE_FLOOR)
+    targets_mV = F.normalize(centred_mV.double() @ evening_VV, dim=1)
+
+    if landmarks:
+        drawn_L = torch.randperm(len(text_NT), generator=torch.Generator().manual_seed(seed))[:landmarks]
+        translator.landmarks.copy_(unit_NT[drawn_L.to(device)])
+        kernel_FF = _orthonormal(translator.features(translator.landmarks))
+        gram_FF = torch.zeros_like(kernel_FF)
+        for unit_BT in unit_NT.split(CAPTIONS_AT_ONCE):
+            gram_FF += _gram(translator.features(unit_BT))
+        spread_r, rotation_Fr = torch.linalg.eigh(kernel_FF.T @ gram_FF @ kernel_FF)
+        basis_Fr = kernel_FF @ rotation_Fr
+    else:
+        spread_r, basis_Fr = _spectrum(unit_NT)
+    sums_mF = unit_NT.new_zeros(len(targets_mV), len(basis_Fr))
+    for unit_BT, target_B in zip(unit_NT.split(CAPTIONS_AT_ONCE), target_N.split(CAPTIONS_AT_ONCE), strict=True):
+        sums_mF.index_add_(0, target_B, translator.features(unit_BT))
+    sums_mr = sums_mF.double() @ basis_Fr
+    products_rV = sums_mr.T @ targets_mV
+    counts_m = torch.bincount(target_N, minlength=len(targets_mV))
+    means_mr = sums_mr / counts_m.clamp(min=1).sqrt()[:, None]
+    means_rr = means_mr.T @ means_mr
+
+    gcv, quadratic_rr = {}, means_rr * (products_rV @ products_rV.T)
+    for strength in STRENGTHS:
+        shrunk_r = 1 / (spread_r.clamp(min=0) + strength * len(text_NT))
+        explained = 2 * shrunk_r @ products_rV.square().sum(dim=1) - shrunk_r @ quadratic_rr @ shrunk_r
+        leverage = shrunk_r @ means_rr.diagonal() / counts_m.count_nonzero()
+        gcv[strength] = ((1 - explained / len(text_NT)) / (1 - leverage) ** 2).item()
+    shrunk_r = 1 / (spread_r.clamp(min=0) + min(gcv, key=lambda strength: gcv[strength]) * len(text_NT))
+    translator.weight.copy_(basis_Fr @ (shrunk_r[:, None] * products_rV) @ evening_VV)
+    return translator.to(train.of.device).eval(), gcv
+
+
+def even_out(rows_ND: Tensor, floor: float) -> Tensor:
+    """The matrix (D, D) float64 that takes vectors like these rows, in whose second moment the directions have the
+    shares s, to ones in which these are s^0.5; shares are raised by `floor` times the largest."""
+    spread_r, basis_Dr = _spectrum(rows_ND)
+    shares_r = spread_r.clamp(min=0) / spread_r.max().clamp(min=1e-30) + floor
+    power = -EVENING_POWER / 2
+    matrix_DD = (basis_Dr * (shares_r**power - floor**power)) @ basis_Dr.T
+    matrix_DD.diagonal().add_(floor**power)  # of the directions that no row has
+    return matrix_DD
+
+
+def _spectrum(rows_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """The eigenvalues (r,) and eigenvectors (D, r), float64, of the rows' second moment, r the smaller of N and D."""
+    if len(rows_ND) < rows_ND.shape[1]:
+        _, singular_r, basis_rD = torch.linalg.svd(rows_ND.double(), full_matrices=False)
+        return singular_r.square(), basis_rD.T
+    spread_D, basis_DD = torch.linalg.eigh(torch.stack([*map(_gram, rows_ND.split(CAPTIONS_AT_ONCE))]).sum(dim=0))
+    return spread_D, basis_DD
+
+
+def _gram(rows_BD: Tensor) -> Tensor:
+    """(D, D) float64, of products in float32."""
+    return (rows_BD.T @ rows_BD).double()
+
+
+def _orthonormal(kernel_LL: Tensor) -> Tensor:
+    """A basis (L, L) float64 in which functions of this kernel have the plain length that the ridge is on."""
+    values_L, vectors_LL = torch.linalg.eigh(kernel_LL.double())
+    return vectors_LL / values_L.clamp(min=RESOLUTION * values_L.max().item()).sqrt()
