@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from src.training.inputs import Part
 from src.training.model import RidgeMap
 
-CAPTIONS_AT_ONCE = 8192
+ROWS_AT_ONCE = 8192
 EVENING_POWER = 0.5
 TEXT_FLOOR, IMAGE_FLOOR = 1e-3, 1e-2  # of the spread of a direction, in parts of the largest
 GAMMA = 1.0  # of the kernel; unit vectors are 2 apart at most
@@ -52,14 +52,14 @@ def fit_ridge(train: Part, landmarks: int = 0, seed: int = 0) -> tuple[RidgeMap,
         translator.landmarks.copy_(unit_NT[drawn_L.to(device)])
         kernel_FF = _orthonormal(translator.features(translator.landmarks))
         gram_FF = torch.zeros_like(kernel_FF)
-        for unit_BT in unit_NT.split(CAPTIONS_AT_ONCE):
+        for unit_BT in unit_NT.split(ROWS_AT_ONCE):
             gram_FF += _gram(translator.features(unit_BT))
         spread_r, rotation_Fr = torch.linalg.eigh(kernel_FF.T @ gram_FF @ kernel_FF)
         basis_Fr = kernel_FF @ rotation_Fr
     else:
         spread_r, basis_Fr = _spectrum(unit_NT)
     sums_mF = unit_NT.new_zeros(len(targets_mV), len(basis_Fr))
-    for unit_BT, target_B in zip(unit_NT.split(CAPTIONS_AT_ONCE), target_N.split(CAPTIONS_AT_ONCE), strict=True):
+    for unit_BT, target_B in zip(unit_NT.split(ROWS_AT_ONCE), target_N.split(ROWS_AT_ONCE), strict=True):
         sums_mF.index_add_(0, target_B, translator.features(unit_BT))
     sums_mr = sums_mF.double() @ basis_Fr
     products_rV = sums_mr.T @ targets_mV
@@ -94,7 +94,7 @@ def _spectrum(rows_ND: Tensor) -> tuple[Tensor, Tensor]:
     if len(rows_ND) < rows_ND.shape[1]:
         _, singular_r, basis_rD = torch.linalg.svd(rows_ND.double(), full_matrices=False)
         return singular_r.square(), basis_rD.T
-    spread_D, basis_DD = torch.linalg.eigh(torch.stack([*map(_gram, rows_ND.split(CAPTIONS_AT_ONCE))]).sum(dim=0))
+    spread_D, basis_DD = torch.linalg.eigh(torch.stack([*map(_gram, rows_ND.split(ROWS_AT_ONCE))]).sum(dim=0))
     return spread_D, basis_DD
 
 
