@@ -5,9 +5,10 @@ Shapes: N captions and m images of the training part, T text width, V image widt
 What a caption is regressed on is the unit vector of its image with the mean of all removed and the spread of their
 directions evened out (`even_out`), and the prediction goes back through the same matrix, so that its dot product with
 an image is the similarity that was fitted. The mean must go: ridge regression shrinks what it is unsure of, and would
-shrink it towards the mean, to which some images are closer than others whatever the caption says. Left in, it costs a
-third of the MRR. Evening out lies between regression on the embeddings (power 0) and canonical correlation (power 1,
-Hotelling 1936), which trusts directions of small spread as much as those of large.
+shrink it towards the mean, to which some images are closer than others whatever the caption says. On 700 Flickr8k
+photographs it took the MRR of a plain ridge from 0.42 to 0.34, and the further the stronger the ridge. Evening out lies
+between regression on the embeddings (power 0) and canonical correlation (power 1, Hotelling 1936), which trusts
+directions of small spread as much as those of large.
 
 The strength of the ridge is found by generalised cross-validation (Golub, Heath & Wahba 1979). All captions of an
 image have the same target, so what is left out is not a caption but an image with all of its own: of each image the
