@@ -15,6 +15,8 @@ image have the same target, so what is left out is not a caption but an image wi
 mean residual counts, and its leverage is that of its mean caption.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -40,8 +42,10 @@ def fit_ridge(train: Part, landmarks: int = 0, seed: int = 0) -> tuple[RidgeMap,
     translator.center.copy_(text_NT.mean(dim=0))
     translator.evening.copy_(torch.eye(text_NT.shape[1]))
     translator.gamma.fill_(GAMMA)
-    translator.evening.copy_(even_out(translator.unit_vectors(text_NT), TEXT_FLOOR))
-    unit_NT = translator.unit_vectors(text_NT)
+    translator.evening.copy_(even_out(text_NT, TEXT_FLOOR, translator.unit_vectors))
+    unit_NT = text_NT  # a copy of the captions, overwritten: half a GB at the challenge's size
+    for block_BT in text_NT.split(ROWS_AT_ONCE):
+        block_BT.copy_(translator.unit_vectors(block_BT))
 
     centred_mV = F.normalize(train.gallery_mV.to(device), dim=1)
     centred_mV = centred_mV - centred_mV.mean(dim=0)
@@ -65,8 +69,8 @@ def fit_ridge(train: Part, landmarks: int = 0, seed: int = 0) -> tuple[RidgeMap,
     sums_mr = sums_mF.double() @ basis_Fr
     products_rV = sums_mr.T @ targets_mV
     counts_m = torch.bincount(target_N, minlength=len(targets_mV))
-    means_mr = sums_mr / counts_m.clamp(min=1).sqrt()[:, None]
-    means_rr = means_mr.T @ means_mr
+    sums_mr /= counts_m.clamp(min=1).sqrt()[:, None]
+    means_rr = sums_mr.T @ sums_mr
 
     gcv, quadratic_rr = {}, means_rr * (products_rV @ products_rV.T)
     for strength in STRENGTHS:
@@ -79,10 +83,10 @@ def fit_ridge(train: Part, landmarks: int = 0, seed: int = 0) -> tuple[RidgeMap,
     return translator.to(train.of.device).eval(), gcv
 
 
-def even_out(rows_ND: Tensor, floor: float) -> Tensor:
-    """The matrix (D, D) float64 that takes vectors like these rows, in whose second moment the directions have the
-    shares s, to ones in which these are s^0.5; shares are raised by `floor` times the largest."""
-    spread_r, basis_Dr = _spectrum(rows_ND)
+def even_out(rows_ND: Tensor, floor: float, prepare: Callable[[Tensor], Tensor] = Tensor.clone) -> Tensor:
+    """The matrix (D, D) float64 that takes vectors like these rows, once they are prepared, in whose second moment the
+    directions have the shares s, to ones in which these are s^0.5; shares are raised by `floor` times the largest."""
+    spread_r, basis_Dr = _spectrum(rows_ND, prepare)
     shares_r = spread_r.clamp(min=0) / spread_r.max().clamp(min=1e-30) + floor
     power = -EVENING_POWER / 2
     matrix_DD = (basis_Dr * (shares_r**power - floor**power)) @ basis_Dr.T
@@ -90,12 +94,16 @@ def even_out(rows_ND: Tensor, floor: float) -> Tensor:
     return matrix_DD
 
 
-def _spectrum(rows_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """The eigenvalues (r,) and eigenvectors (D, r), float64, of the rows' second moment, r the smaller of N and D."""
+def _spectrum(rows_ND: Tensor, prepare: Callable[[Tensor], Tensor] = Tensor.clone) -> tuple[Tensor, Tensor]:
+    """The eigenvalues (r,) and eigenvectors (D, r), float64, of the second moment of the rows, some of which at a time
+    are prepared first; r is the smaller of N and D."""
     if len(rows_ND) < rows_ND.shape[1]:
-        _, singular_r, basis_rD = torch.linalg.svd(rows_ND.double(), full_matrices=False)
+        _, singular_r, basis_rD = torch.linalg.svd(prepare(rows_ND).double(), full_matrices=False)
         return singular_r.square(), basis_rD.T
-    spread_D, basis_DD = torch.linalg.eigh(torch.stack([*map(_gram, rows_ND.split(ROWS_AT_ONCE))]).sum(dim=0))
+    gram_DD = rows_ND.new_zeros(rows_ND.shape[1], rows_ND.shape[1], dtype=torch.float64)
+    for block_BD in rows_ND.split(ROWS_AT_ONCE):
+        gram_DD += _gram(prepare(block_BD))
+    spread_D, basis_DD = torch.linalg.eigh(gram_DD)
     return spread_D, basis_DD
 
 
