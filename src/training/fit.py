@@ -76,7 +76,7 @@ def fit(
     longer finite, or if there is nothing to resume.
     """
     if recipe.model != "mlp":
-        return _solve(recipe, split, run_dir)
+        return _solve(recipe, split, run_dir, on_epoch)
     trainer = Trainer(recipe, split.train, machine)
     translator, history = trainer.translator, []
     best_mrr, best_loss = Best(-math.inf), Best(math.inf)
@@ -133,7 +133,7 @@ def _title(run_dir: Path, split: Split) -> str:
     return f"{run_dir.name} ({len(split.train):,} captions)"
 
 
-def _solve(recipe: Recipe, split: Split, run_dir: Path) -> FitResult:
+def _solve(recipe: Recipe, split: Split, run_dir: Path, on_epoch: Callable[[EpochRow], None] | None) -> FitResult:
     """A translator in closed form: its history has one row. Raises InputError as `fit`."""
     started = time.perf_counter()
     translator, gcv = fit_ridge(split.train, recipe.hidden_dim if recipe.model == "kernel" else 0, recipe.seed)
@@ -146,6 +146,8 @@ def _solve(recipe: Recipe, split: Split, run_dir: Path) -> FitResult:
     except NonFiniteError as error:
         raise InputError(f"the ridge regression failed: {error}") from None
     write_history([row], run_dir / "history.csv")
+    if on_epoch:
+        on_epoch(row)
     plot_strengths(gcv, _title(run_dir, split), run_dir / CURVES)
     for name in (BEST_LOSS, BEST_MRR):
         save_translator(translator.state_dict(), translator.dims, run_dir / name)

@@ -11,6 +11,7 @@ from src.common.files import InputError
 from src.training.fit import fit
 from src.training.machine import Machine
 from src.training.model import load_translator
+from src.training.recipe import KERNEL
 from src.training.runs import BEST_LOSS, BEST_MRR, LAST
 from tests.training.conftest import CPU, MACHINE, TINY
 
@@ -163,3 +164,11 @@ def test_patience_ends_the_run(split, tmp_path):
 def test_a_diverging_run_ends_in_one_clear_error(split, tmp_path):
     with pytest.raises(InputError, match="diverged in epoch 1"):
         run_fit(replace(TINY, lr=1e30), split, tmp_path)
+
+
+def test_a_closed_form_shows_its_only_row_and_leaves_what_others_leave(split, tmp_path):
+    rows = []
+    result = fit(replace(KERNEL, hidden_dim=20), split, tmp_path, machine=MACHINE, on_epoch=rows.append)
+    assert rows == result.history == [result.best]
+    assert result.best["mrr"] == split.validation.measure(load_translator(tmp_path / BEST_MRR))["mrr"]
+    assert {path.name for path in tmp_path.iterdir()} == {"history.csv", "curves.png", BEST_MRR, BEST_LOSS}
