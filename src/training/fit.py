@@ -122,9 +122,9 @@ def fit(
                 # Never more than a twentieth of the time for writing, however slow the disk.
                 next_save = time.monotonic() + max(SECONDS_BETWEEN_CHECKPOINTS, 20 * (time.monotonic() - started))
     write_history(history, run_dir / "history.csv")
-    plot_curves(history, _title(run_dir, split), run_dir / CURVES)
     save_translator(best_loss.weights, translator.dims, run_dir / BEST_LOSS)
     save_translator(best_mrr.weights, translator.dims, run_dir / BEST_MRR)
+    plot_curves(history, _title(run_dir, split), run_dir / CURVES)
     translator.load_state_dict(best_mrr.weights)
     return FitResult(history, history[best_mrr.epoch - 1], best_loss.epoch, translator.eval(), stopped)
 
@@ -148,9 +148,9 @@ def _solve(recipe: Recipe, split: Split, run_dir: Path, on_epoch: Callable[[Epoc
     write_history([row], run_dir / "history.csv")
     if on_epoch:
         on_epoch(row)
-    plot_strengths(gcv, _title(run_dir, split), run_dir / CURVES)
     for name in (BEST_LOSS, BEST_MRR):
         save_translator(translator.state_dict(), translator.dims, run_dir / name)
+    plot_strengths(gcv, _title(run_dir, split), run_dir / CURVES)
     return FitResult([row], row, 1, translator, f"in closed form, ridge strength {strength:.3g} by cross-validation")
 
 
