@@ -86,7 +86,8 @@ class Recipe:
             used = CLOSED_FORM_USES if self.model == "linear" else (*CLOSED_FORM_USES, "hidden_dim")
             for option in fields(self):
                 if option.name not in used and getattr(self, option.name) != option.default:
-                    raise InputError(f"{flag_of(option.name)}: has no effect on a {self.model} translator")
+                    flag = flag_of(option.name)
+                    raise InputError(f"{flag}: has no effect on a {self.model} translator (see --recipe {self.model})")
         if self.lr == 0 or self.tau == 0 or self.infonce_weight + self.regression_weight == 0:
             raise InputError("--lr, --tau and the sum of the loss weights must be above 0")
 

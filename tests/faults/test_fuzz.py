@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import REPO
 from tests.faults.kinds import KINDS
 
-CASES = int(os.environ.get("FUZZ_CASES", "1500"))
+CASES = int(os.environ.get("FUZZ_CASES", "1000"))
 SEED = os.environ.get("FUZZ_SEED", "0")
 
 
