@@ -15,7 +15,7 @@ image have the same target, so what is left out is not a caption but an image wi
 mean residual counts, and its leverage is that of its mean caption.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -56,10 +56,8 @@ def fit_ridge(train: Part, landmarks: int = 0, seed: int = 0) -> tuple[RidgeMap,
         drawn_L = torch.randperm(len(text_NT), generator=torch.Generator().manual_seed(seed))[:landmarks]
         translator.landmarks.copy_(unit_NT[drawn_L.to(device)])
         kernel_FF = _orthonormal(translator.features(translator.landmarks))
-        gram_FF = torch.zeros_like(kernel_FF)
-        for unit_BT in unit_NT.split(ROWS_AT_ONCE):
-            gram_FF += _gram(translator.features(unit_BT))
-        spread_r, rotation_Fr = torch.linalg.eigh(kernel_FF.T @ gram_FF @ kernel_FF)
+        moment_FF = _moment(unit_NT, translator.features)
+        spread_r, rotation_Fr = torch.linalg.eigh(kernel_FF.T @ moment_FF @ kernel_FF)
         basis_Fr = kernel_FF @ rotation_Fr
     else:
         spread_r, basis_Fr = _spectrum(unit_NT)
@@ -78,9 +76,14 @@ def fit_ridge(train: Part, landmarks: int = 0, seed: int = 0) -> tuple[RidgeMap,
         explained = 2 * shrunk_r @ products_rV.square().sum(dim=1) - shrunk_r @ quadratic_rr @ shrunk_r
         leverage = shrunk_r @ means_rr.diagonal() / counts_m.count_nonzero()
         gcv[strength] = ((1 - explained / len(text_NT)) / (1 - leverage) ** 2).item()
-    shrunk_r = 1 / (spread_r.clamp(min=0) + min(gcv, key=lambda strength: gcv[strength]) * len(text_NT))
+    shrunk_r = 1 / (spread_r.clamp(min=0) + best_strength(gcv) * len(text_NT))
     translator.weight.copy_(basis_Fr @ (shrunk_r[:, None] * products_rV) @ evening_VV)
     return translator.to(train.of.device).eval(), gcv
+
+
+def best_strength(gcv: Mapping[float, float]) -> float:
+    """The strength whose generalised cross-validation is the lowest."""
+    return min(gcv, key=gcv.__getitem__)
 
 
 def even_out(rows_ND: Tensor, floor: float, prepare: Callable[[Tensor], Tensor] = Tensor.clone) -> Tensor:
@@ -100,16 +103,15 @@ def _spectrum(rows_ND: Tensor, prepare: Callable[[Tensor], Tensor] = Tensor.clon
     if len(rows_ND) < rows_ND.shape[1]:
         _, singular_r, basis_rD = torch.linalg.svd(prepare(rows_ND).double(), full_matrices=False)
         return singular_r.square(), basis_rD.T
-    gram_DD = rows_ND.new_zeros(rows_ND.shape[1], rows_ND.shape[1], dtype=torch.float64)
-    for block_BD in rows_ND.split(ROWS_AT_ONCE):
-        gram_DD += _gram(prepare(block_BD))
-    spread_D, basis_DD = torch.linalg.eigh(gram_DD)
+    spread_D, basis_DD = torch.linalg.eigh(_moment(rows_ND, prepare))
     return spread_D, basis_DD
 
 
-def _gram(rows_BD: Tensor) -> Tensor:
-    """(D, D) float64, of products in float32."""
-    return (rows_BD.T @ rows_BD).double()
+def _moment(rows_ND: Tensor, prepare: Callable[[Tensor], Tensor]) -> Tensor:
+    """The second moment of the rows, not divided by their number, some of which at a time are prepared first: float64,
+    of products in float32."""
+    blocks = map(prepare, rows_ND.split(ROWS_AT_ONCE))
+    return sum(((block.T @ block).double() for block in blocks), torch.zeros((), device=rows_ND.device))
 
 
 def _orthonormal(kernel_LL: Tensor) -> Tensor:

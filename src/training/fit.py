@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from src.common.files import InputError, atomic_path
-from src.training.closed_form import fit_ridge
+from src.training.closed_form import best_strength, fit_ridge
 from src.training.history import plot_curves, plot_strengths, write_history
 from src.training.inputs import Part, Split
 from src.training.machine import Machine
@@ -138,7 +138,7 @@ def _solve(recipe: Recipe, split: Split, run_dir: Path, on_epoch: Callable[[Epoc
     started = time.perf_counter()
     translator, gcv = fit_ridge(split.train, recipe.hidden_dim if recipe.model == "kernel" else 0, recipe.seed)
     seconds = time.perf_counter() - started
-    strength = min(gcv, key=lambda strength: gcv[strength])
+    strength = best_strength(gcv)
     row = {"epoch": 1, "train_loss": gcv[strength], "strength": strength, "seconds": seconds}
     row |= {"captions_per_second": len(split.train) / seconds}
     try:
@@ -150,7 +150,7 @@ def _solve(recipe: Recipe, split: Split, run_dir: Path, on_epoch: Callable[[Epoc
         on_epoch(row)
     for name in (BEST_LOSS, BEST_MRR):
         save_translator(translator.state_dict(), translator.dims, run_dir / name)
-    plot_strengths(gcv, _title(run_dir, split), run_dir / CURVES)
+    plot_strengths(gcv, strength, _title(run_dir, split), run_dir / CURVES)
     return FitResult([row], row, 1, translator, f"in closed form, ridge strength {strength:.3g} by cross-validation")
 
 

@@ -39,12 +39,11 @@ def plot_curves(history: Sequence[dict[str, float]], title: str, path: Path) -> 
         figure.savefig(temporary, dpi=110)
 
 
-def plot_strengths(gcv: Mapping[float, float], title: str, path: Path) -> None:
-    """The picture of a ridge regression: the generalised cross-validation of every strength, as PNG."""
+def plot_strengths(gcv: Mapping[float, float], best: float, title: str, path: Path) -> None:
+    """The picture of a ridge regression: the generalised cross-validation of every strength, the best marked."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot([*gcv], [*gcv.values()], marker=".")
-    best = min(gcv, key=lambda strength: gcv[strength])
     axes.axvline(best, color="grey", lw=0.8, ls=":", label=f"the best: {best:.3g}")
     axes.set(xscale="log", xlabel="strength of the ridge", ylabel="squared distance to images left out", title=title)
     axes.grid(alpha=0.3)
