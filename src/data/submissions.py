@@ -60,10 +60,9 @@ def read_submission(path: str | Path) -> Submission:
     the line and what is wrong in it."""
     import pandas as pd  # takes long, and the command lines that import this module are to answer at once
 
+    require_file(path)
     try:
-        table = pd.read_csv(
-            require_file(path), dtype=object, keep_default_na=False, skip_blank_lines=False, skipinitialspace=True
-        )
+        table = pd.read_csv(path, dtype=object, keep_default_na=False, skip_blank_lines=False, skipinitialspace=True)
     except ValueError as error:  # pandas' own errors, and what is not UTF-8
         raise InputError(f"{path}: not a CSV of {EXPECTED} ({str(error).strip()})") from None
     if set(table.columns) != set(HEADER.split(",")):

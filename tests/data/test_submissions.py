@@ -144,6 +144,11 @@ def test_faults_are_named_with_their_line(csv_file, lines, message):
         read_submission(csv_file(*lines))
 
 
+def test_a_missing_file_is_no_damaged_one(tmp_path):
+    with pytest.raises(InputError, match=r"absent\.csv: no such file$"):
+        read_submission(tmp_path / "absent.csv")
+
+
 def test_other_encodings_are_refused(csv_file):
     with pytest.raises(InputError, match=r"not a CSV of .*utf-8"):
         read_submission(csv_file("id,embedding", ROW, encoding="utf-16"))
