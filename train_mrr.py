@@ -17,7 +17,7 @@ from src.common.endings import run_main
 from src.common.files import InputError, copy_file, try_outputs
 from src.flags import add_job_arguments, add_recipe_arguments, data_paths, override
 from src.training.recipe import BASELINE, RECIPES, describe_recipe, load_recipe
-from src.training.runs import BEST_MRR, CURVES, RUN_JSON, SUBMISSION, RunRecord, State, folder_name, state_of
+from src.training.runs import BEST_MRR, CURVES, REFIT, RUN_JSON, SUBMISSION, RunRecord, State, folder_name, state_of
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -84,6 +84,9 @@ def print_result(record: RunRecord, run_dir: Path, submission: Path | None) -> N
     if results.own_measures:
         summary["on own captions"] = f"MRR {results.own_measures['mrr']:.4f} (as filtered)"
     summary |= {"weights": str(run_dir / BEST_MRR), "curves": str(run_dir / CURVES)}
+    if results.refit_seconds is not None:
+        images, epochs = f"all {data.train_images:,} images", f"{results.best_epoch} epochs"
+        summary["predicts"] = f"{run_dir / REFIT}, trained on {images} for {epochs} in {results.refit_seconds:.0f} s"
     if record.submission:
         summary["submission"] = f"{record.submission.path}, copied to {submission}"
         summary |= {f"note {number}": note for number, note in enumerate(record.submission.notes, 1)}

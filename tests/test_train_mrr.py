@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-import src.training.fit
+import src.training.checkpoint
 import src.training.job
 import train_mrr
 from src.common.files import InputError, sha256
@@ -16,7 +16,7 @@ from src.data.keep_lists import save_selected
 from src.data.pairs import open_pairs, open_test_captions
 from src.data.submissions import read_submission
 from src.training.model import load_translator
-from src.training.runs import FileRecord, read_run
+from src.training.runs import REFIT, FileRecord, read_run
 from tests.conftest import assert_input_error
 
 QUICK = ("--hidden-dim", "64", "--epochs", "3", "--device", "cpu", "--run-name", "quick")
@@ -85,6 +85,31 @@ def test_a_closed_form_is_a_run_like_any_other(flags, sample, tmp_path, monkeypa
     assert len(read_submission(tmp_path / f"submission_mrr_{flags[0]}.csv").embeddings) == 30
 
 
+def test_a_submission_by_a_model_that_has_seen_all_images(train, sample, tmp_path, capsys):
+    train()
+    validated = read_run(tmp_path / "models/quick").results
+    train("--predict-with", "refit", "--run-name", "refitted")
+    record, run_dir = read_run(tmp_path / "models/refitted"), tmp_path / "models/refitted"
+    assert record.results.measures == validated.measures  # of the model that has not seen those that validate
+    assert f"all {record.data.train_images} images for {record.results.best_epoch} epochs" in capsys.readouterr().out
+    text = torch.from_numpy(open_test_captions(sample / "test/test.clean.npz").text_embeddings)
+    with torch.no_grad():
+        expected = load_translator(run_dir / REFIT)(text)
+    submission = read_submission(tmp_path / "submission_mrr_baseline.csv")
+    np.testing.assert_allclose(submission.embeddings, expected.numpy(), rtol=1e-4, atol=1e-5)
+    assert record.weights[REFIT] == sha256(run_dir / REFIT) != record.weights["best_mrr.safetensors"]
+    assert not list(run_dir.glob("*.pt"))
+
+
+def test_where_nothing_is_held_out_the_validated_model_has_seen_all(train, sample, tmp_path):
+    with np.load(sample / "train/train.npz") as archive:
+        arrays = dict(archive)
+    arrays["images/names"] = np.char.add("other_", arrays["images/names"])
+    np.savez("others.npz", **arrays)
+    train("--predict-with", "refit", "--val-npz", "others.npz")
+    assert REFIT not in read_run(tmp_path / "models/quick").weights
+
+
 def test_the_linear_map_stands_beside_every_training(train, tmp_path, capsys):
     train()
     mrr = read_run(tmp_path / "models/quick").results.linear_mrr
@@ -151,7 +176,7 @@ def test_every_run_keeps_its_submission_and_the_default_name_is_a_copy_of_the_la
 
 def test_a_run_is_continued_on_the_kind_of_machine_that_began_it(train, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(src.training.job, "write_submission", lambda *args: 1 / 0)  # all epochs are done, nothing saved
-    monkeypatch.setattr(src.training.fit, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr(src.training.checkpoint, "SECONDS_BETWEEN_CHECKPOINTS", 0)
     with pytest.raises(ZeroDivisionError):
         train("--precision", "float32")
     before = (tmp_path / "models/quick/run.json").read_text()

@@ -44,7 +44,7 @@ def carry_out(task: Task, data: TrainingData, machine: Machine) -> Task:
     """Do what is left to do. Returns how it ended: finished or failed."""
     try:
         if task.state == TO_PREDICT:
-            predict_again(task.run_dir, data, machine.device)
+            predict_again(task.run_dir, data, machine)
         elif task.state != State.FINISHED:
             resume = task.state == State.TO_RESUME
             bar = {"desc": task.run_dir.name, "position": 1, "leave": False}  # below the one of all members

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from src.common.files import InputError, copy_file
 from src.search.report import draw_plots, top_table
 from src.search.store import SearchStore, TrialRow, ranked
-from src.training.fit import EpochRow
+from src.training.checkpoint import EpochRow
 from src.training.inputs import TrainingData
 from src.training.job import predict_again, train_run
 from src.training.machine import Machine
@@ -42,7 +42,7 @@ def search(
         draw_plots(rows, store.space, store.folder)
         if submission:
             best = store.run_dir(ranking[0]["trial"])
-            predict_again(best, data, machine.device)
+            predict_again(best, data, machine)
             copy_file(best / SUBMISSION, submission)
     return rows
 

@@ -3,6 +3,7 @@
 What train_mrr.py, the ensemble trainers, the hyperparameter search and the out-of-fold filter share.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +12,20 @@ from typing import Any
 import torch
 
 from src.common.files import InputError, now, sha256
-from src.data.pairs import TestCaptions
 from src.data.submissions import check_submission, write_submission
+from src.training.checkpoint import EpochRow
 from src.training.closed_form import fit_ridge
-from src.training.fit import EpochRow, fit
+from src.training.fit import fit, refit
 from src.training.inputs import DataPaths, Split, TrainingData
 from src.training.machine import Machine
-from src.training.model import Translator, load_translator, translate
+from src.training.model import load_translator, translate
 from src.training.recipe import Recipe
 from src.training.runs import (
     BEST_LOSS,
     BEST_MRR,
     LAST,
+    REFIT,
+    REFIT_LAST,
     RUNNING,
     SUBMISSION,
     FileRecord,
@@ -89,26 +92,30 @@ def train_run(
         write_run(run_dir, replace(record, status=State.FAILED, reason=str(error), finished=now()))
         raise
     measures = {name: value for name, value in result.best.items() if name not in ("epoch", *TIMING)}
+    results = Results(
+        measures=measures,
+        own_measures=split.own_validation.measure(result.translator) if split.own_validation else None,
+        linear_mrr=_linear_mrr(recipe, split, result.best["mrr"]) if linear else None,
+        best_epoch=int(result.best["epoch"]),
+        best_loss_epoch=result.best_loss_epoch,
+        epochs=len(result.history),
+        stopped=result.stopped,
+        training_seconds=sum(row["seconds"] for row in result.history),
+    )
     record = replace(
         record,
         status=State.FINISHED,
-        results=Results(
-            measures=measures,
-            own_measures=split.own_validation.measure(result.translator) if split.own_validation else None,
-            linear_mrr=_linear_mrr(recipe, split, result.best["mrr"]) if linear else None,
-            best_epoch=int(result.best["epoch"]),
-            best_loss_epoch=result.best_loss_epoch,
-            epochs=len(result.history),
-            stopped=result.stopped,
-            training_seconds=sum(row["seconds"] for row in result.history),
-        ),
+        results=results,
         parameters=result.translator.num_parameters,
         weights={name: sha256(run_dir / name) for name in (BEST_MRR, BEST_LOSS)},
-        submission=predict_test(result.translator, data.test, run_dir / SUBMISSION) if predict and data.test else None,
         finished=now(),
     )
+    if predict and data.test:
+        record = _predict(record, data, run_dir, machine=machine, resume=resume, bar=bar)
     write_run(run_dir, record)
-    (run_dir / LAST).unlink(missing_ok=True)  # last: as long as anything is missing, the run can be resumed
+    # Last, and the second after the first: as long as anything is missing, the run can be resumed.
+    for name in (REFIT_LAST, LAST):
+        (run_dir / name).unlink(missing_ok=True)
     return record
 
 
@@ -117,22 +124,36 @@ def _linear_mrr(recipe: Recipe, split: Split, own_mrr: float) -> float:
     return own_mrr if recipe.model == "linear" else split.validation.measure(fit_ridge(split.train)[0])["mrr"]
 
 
-def predict_test(translator: Translator, test: TestCaptions, path: Path) -> FileRecord:
-    """Translate the test captions and write the submission."""
+def predict_again(run_dir: Path, data: TrainingData, machine: Machine) -> None:
+    """Write the submission of a finished run from its weights, and record it. Raises InputError as `train_run`."""
+    record = read_run(run_dir)
+    assert record is not None, "its run is finished"
+    write_run(run_dir, _predict(record, data, run_dir, machine=machine))
+
+
+def _predict(record: RunRecord, data: TrainingData, run_dir: Path, *, machine: Machine, **options: Any) -> RunRecord:
+    """Write the submission of a trained run, by the model of its best epoch or, if its recipe says so, by one that has
+    seen all images, which is trained now if it is not there. `options` are `refit`'s. Returns the record with it."""
+    recipe, results, test = record.recipe, record.results, data.test
+    assert results is not None, "it is trained"
+    assert test is not None, "there is something to predict"
+    train, weights = data.split(recipe.val_fraction, recipe.effective_split_seed).train, BEST_MRR
+    if recipe.predict_with == "refit" and len(train.images) < data.images.sum():
+        weights = REFIT
+        if weights not in record.weights:
+            started, everything = time.perf_counter(), data.train.part(data.images)
+            options |= {"machine": machine, "data_identity": data.record.identity}
+            refit(recipe, everything, results.best_epoch, run_dir, **options)
+            results = replace(results, refit_seconds=time.perf_counter() - started)
+            weights_now = record.weights | {weights: sha256(run_dir / weights)}
+            record = replace(record, results=results, weights=weights_now)
+    translator, path = load_translator(run_dir / weights, machine.device), run_dir / SUBMISSION
     prediction_NV = translate(translator, torch.from_numpy(test.text_embeddings)).cpu().numpy()
     write_submission(path, test.caption_ids, prediction_NV)
     notes = check_submission(path, test, prediction_NV.shape[1])
-    return FileRecord(str(path), sha256(path), notes)
-
-
-def predict_again(run_dir: Path, data: TrainingData, device: torch.device) -> None:
-    """Write the submission of a finished run from its weights, and record it."""
-    record, test = read_run(run_dir), data.record
-    assert record is not None, "its run is finished"
-    assert data.test is not None, "there is something to predict"
-    written = predict_test(load_translator(run_dir / BEST_MRR, device), data.test, run_dir / SUBMISSION)
-    predicted = replace(record.data, test_npz=test.test_npz, test_fingerprint=test.test_fingerprint)
-    write_run(run_dir, replace(record, data=predicted, submission=written))
+    of_test, submission = data.record, FileRecord(str(path), sha256(path), notes)
+    predicted = replace(record.data, test_npz=of_test.test_npz, test_fingerprint=of_test.test_fingerprint)
+    return replace(record, data=predicted, submission=submission)
 
 
 def describe_data(paths: DataPaths, data: TrainingData) -> dict[str, Any]:

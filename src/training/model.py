@@ -52,18 +52,20 @@ class Translator(nn.Module):
 
 
 class ResidualMLP(Translator):
-    """Linear(T→H), LayerNorm, GELU, Dropout; a residual branch of two such layers at width H; Linear(H→V)."""
+    """Linear(T→H), LayerNorm, GELU, Dropout; a residual branch of `depth` - 1 such layers at width H; Linear(H→V)."""
 
-    def __init__(self, text_dim: int, image_dim: int, hidden_dim: int, dropout: float = 0.0) -> None:
+    def __init__(self, text_dim: int, image_dim: int, hidden_dim: int, dropout: float = 0.0, depth: int = 3) -> None:
         super().__init__()
-        self.dims = {"text_dim": text_dim, "image_dim": image_dim, "hidden_dim": hidden_dim}
+        self.dims = {"text_dim": text_dim, "image_dim": image_dim, "hidden_dim": hidden_dim, "depth": depth}
         self.stem = nn.Sequential(*_layer(text_dim, hidden_dim, dropout))
-        self.branch = nn.Sequential(*_layer(hidden_dim, hidden_dim, dropout), *_layer(hidden_dim, hidden_dim, dropout))
+        self.branch = nn.Sequential(
+            *(part for _ in range(depth - 1) for part in _layer(hidden_dim, hidden_dim, dropout))
+        )
         self.head = nn.Linear(hidden_dim, image_dim)
 
     def forward(self, text_BT: Tensor) -> Tensor:
         hidden_BH = self.stem(text_BT)
-        return self.head(hidden_BH + self.branch(hidden_BH))
+        return self.head(hidden_BH + self.branch(hidden_BH) if self.branch else hidden_BH)
 
 
 class RidgeMap(Translator):

@@ -26,7 +26,7 @@ def types_of(annotation: Any) -> tuple[type, ...]:
     return get_args(annotation) or (annotation,)
 
 
-CLOSED_FORM_USES = ("name", "seed", "split_seed", "val_fraction", "model")  # of a recipe's fields
+CLOSED_FORM_USES = ("name", "seed", "split_seed", "val_fraction", "model", "predict_with")  # of a recipe's fields
 LIMITS = {int: 2**63, float: 3.4e38}  # of torch: its seeds are int64, its hyperparameters float32
 
 
@@ -47,6 +47,7 @@ class Recipe:
         choices=("mlp", "linear", "kernel"),
     )
     hidden_dim: int = _option(3072, "width of the residual MLP; landmarks of the kernel", low=1)
+    depth: int = _option(3, "hidden layers of the MLP: one, and the others as its residual branch", low=1)
     dropout: float = _option(0.1, "after every hidden layer", low=0)
     input_noise: float = _option(0.0, "Gaussian noise on caption embeddings, in parts of each feature's spread", low=0)
 
@@ -54,6 +55,9 @@ class Recipe:
     patience: int = _option(15, "stop after so many epochs without a better validation MRR; 0: never", low=0)
     batch_size: int = _option(4096, "captions a step, in whole image groups", low=1)
     negatives: str = _option("batch", "images each caption is told from", choices=("batch", "all"))
+    max_negatives: int = _option(
+        0, "of all images, besides the batch's, at most so many, drawn for each step; 0: all", low=0
+    )
     optimizer: str = _option("adam", "Adam, or AdamW with decoupled weight decay", choices=("adam", "adamw"))
     lr: float = _option(3e-4, "learning rate", low=0)
     lr_schedule: str = _option("constant", "after the warm-up", choices=("constant", "cosine"))
@@ -65,6 +69,13 @@ class Recipe:
     infonce_warmup_epochs: float = _option(0.0, "epochs over which that weight grows from 0", low=0)
     regression_weight: float = _option(0.0, "weight of the smooth-L1 loss to the raw image embedding", low=0)
     regression_warmup_epochs: float = _option(0.0, "epochs over which that weight grows from 0", low=0)
+
+    predict_with: str = _option(
+        "best",
+        "the model that predicts the submission: of the best epoch, or trained anew for as many epochs on all images, "
+        "those that validate too",
+        choices=("best", "refit"),
+    )
 
     def __post_init__(self) -> None:
         for option in fields(self):
@@ -88,6 +99,8 @@ class Recipe:
                 if option.name not in used and getattr(self, option.name) != option.default:
                     flag = flag_of(option.name)
                     raise InputError(f"{flag}: has no effect on a {self.model} translator (see --recipe {self.model})")
+        if self.max_negatives and self.negatives == "batch":
+            raise InputError("--max-negatives: has no effect on --negatives batch")
         if self.lr == 0 or self.tau == 0 or self.infonce_weight + self.regression_weight == 0:
             raise InputError("--lr, --tau and the sum of the loss weights must be above 0")
 

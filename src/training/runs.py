@@ -4,7 +4,8 @@ run.json                  the record: recipe, data and their fingerprints, versi
 history.csv, curves.png   every epoch; of a closed form the strengths that were tried
 best_mrr.safetensors      the weights of the epoch with the best validation MRR
 best_loss.safetensors     … with the best validation regression loss
-last.pt                   what resuming needs; gone once the run is finished
+refit.safetensors         … of the model that was trained anew on all images, if that is what predicts
+last.pt, refit_last.pt    what resuming needs; gone once the run is finished
 submission.csv            the test captions' predictions
 """
 
@@ -23,7 +24,9 @@ from src.training.recipe import Recipe, difference, recorded_recipe
 RUN_JSON = "run.json"
 BEST_MRR = "best_mrr.safetensors"
 BEST_LOSS = "best_loss.safetensors"
+REFIT = "refit.safetensors"
 LAST = "last.pt"
+REFIT_LAST = "refit_last.pt"
 CURVES = "curves.png"
 SUBMISSION = "submission.csv"
 LONGEST_NAME = 180  # bytes; file systems allow 255
@@ -100,6 +103,7 @@ class Results:
     epochs: int = 0
     stopped: str = ""
     training_seconds: float = math.nan
+    refit_seconds: float | None = None
 
     @property
     def mrr(self) -> float:

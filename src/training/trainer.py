@@ -42,7 +42,8 @@ class Trainer:
             self.noise_T = train.text_nT.std(dim=0) * recipe.input_noise
         torch.manual_seed(recipe.seed)
         text_dim, image_dim = train.of.text_NT.shape[1], train.of.image_MV.shape[1]
-        self.translator = ResidualMLP(text_dim, image_dim, recipe.hidden_dim, recipe.dropout).to(machine.device)
+        shape = (text_dim, image_dim, recipe.hidden_dim, recipe.dropout, recipe.depth)
+        self.translator = ResidualMLP(*shape).to(machine.device)
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
         self.optimizer = optimizer(
             self.translator.parameters(),
@@ -100,7 +101,10 @@ class Trainer:
         loss = prediction_BV.new_zeros(())
         if recipe.infonce_weight:
             weight = recipe.infonce_weight * ramp(progress, recipe.infonce_warmup_epochs)
-            if recipe.negatives == "all":
+            if recipe.negatives == "all" and 0 < recipe.max_negatives < len(self.gallery_mV) - len(images_G):
+                drawn_G = torch.cat([images_G, self._others(images_G)])
+                columns = self.gallery_mV[drawn_G], target_B, self.count_m[drawn_G]
+            elif recipe.negatives == "all":
                 columns = self.gallery_mV, images_G[target_B], self.count_m
             else:
                 columns = image_GV, target_B, count_G
@@ -109,6 +113,12 @@ class Trainer:
             weight = recipe.regression_weight * ramp(progress, recipe.regression_warmup_epochs)
             loss = loss + weight * F.smooth_l1_loss(prediction_BV, image_GV[target_B])
         return loss
+
+    def _others(self, images_G: Tensor) -> Tensor:
+        """`max_negatives` training images, without replacement, that are not among the batch's own."""
+        keys_m = torch.rand(len(self.gallery_mV), device=self.machine.device)
+        keys_m[images_G] = -1.0
+        return keys_m.topk(self.recipe.max_negatives, sorted=False).indices
 
 
 def ramp(progress: float, warmup_epochs: float) -> float:

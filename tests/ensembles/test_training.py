@@ -176,7 +176,7 @@ def test_an_interrupted_member_continues_as_if_it_had_never_stopped(project, mon
     long = ("--seeds", 1, "--epochs", 4)
     train(raw, *long, "--models-dir", "straight")
     with monkeypatch.context() as patch:
-        patch.setattr("src.training.fit.SECONDS_BETWEEN_CHECKPOINTS", 0)
+        patch.setattr("src.training.checkpoint.SECONDS_BETWEEN_CHECKPOINTS", 0)
         patch.setattr(Part, "measure", interrupt_in_epoch_3)
         with pytest.raises(KeyboardInterrupt):
             train(raw, *long)

@@ -467,14 +467,14 @@ def checkpoint() -> Kind:
         return fit(recipe, Split(part, part), folder, machine=machine, bar={"disable": True}, **options)
 
     def prepare(folder: Path) -> None:
-        import src.training.fit
+        import src.training.checkpoint
 
         def stop(row: dict[str, float]) -> None:
             if row["epoch"] == 3:  # the second is saved
                 raise Stop
 
-        src.training.fit.SECONDS_BETWEEN_CHECKPOINTS = -1
-        src.training.fit.time = type("Clock", (), {"monotonic": Clock().tick})
+        src.training.checkpoint.SECONDS_BETWEEN_CHECKPOINTS = -1
+        src.training.checkpoint.time = type("Clock", (), {"monotonic": Clock().tick})
         with contextlib.suppress(Stop):
             train(folder, on_epoch=stop)
 

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from src.common.files import InputError
-from src.training.fit import fit
+from src.training.checkpoint import Checkpoint
+from src.training.fit import fit, refit
 from src.training.machine import Machine
 from src.training.model import load_translator
 from src.training.recipe import KERNEL
-from src.training.runs import BEST_LOSS, BEST_MRR, LAST
+from src.training.runs import BEST_LOSS, BEST_MRR, LAST, REFIT, REFIT_LAST
+from src.training.trainer import Trainer
 from tests.training.conftest import CPU, MACHINE, TINY
 
 TIMING = ("seconds", "captions_per_second")
@@ -77,7 +79,7 @@ def kill_in_the_second(row):
 @pytest.mark.parametrize("killed_in", [2, 4])
 def test_a_resumed_run_is_the_uninterrupted_run(split, tmp_path, monkeypatch, killed_in):
     recipe = replace(TINY, input_noise=0.2, lr_schedule="cosine", lr_warmup_epochs=1.5, regression_weight=0.1)
-    monkeypatch.setattr("src.training.fit.SECONDS_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr("src.training.checkpoint.SECONDS_BETWEEN_CHECKPOINTS", 0)
     whole = run_fit(recipe, split, tmp_path / "whole")
 
     def kill(row):
@@ -150,6 +152,33 @@ def test_a_checkpoint_never_executes_code(split, tmp_path, capsys):
     with pytest.raises(InputError, match="not a checkpoint"):
         run_fit(TINY, split, tmp_path, resume=True)
     assert "executed" not in capsys.readouterr().out
+
+
+def test_a_model_for_all_images_is_trained_as_one_that_is_validated_and_resumes(split, tmp_path, monkeypatch):
+    """With the same images it is the same model, of the last epoch; whether or not it was interrupted."""
+    recipe = replace(TINY, input_noise=0.2, patience=1)  # which has no say here
+    last = run_fit(replace(recipe, patience=0), split, tmp_path)
+    trained = Trainer(recipe, split.train, MACHINE)
+    for row in last.history:
+        assert trained.train_epoch(row["epoch"], lambda: None)["train_loss"] == row["train_loss"]
+    monkeypatch.setattr("src.training.checkpoint.SECONDS_BETWEEN_CHECKPOINTS", 0)
+    options = {"machine": MACHINE, "bar": {"disable": True}}
+
+    def weights_of(folder, **resume):
+        refit(recipe, split.train, 4, folder, **options, **resume)
+        return load_translator(folder / REFIT).state_dict()
+
+    whole = weights_of(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        epochs = iter(range(3))
+        patch.setattr(Checkpoint, "save_if_due", lambda self, save=Checkpoint.save_if_due: (save(self), next(epochs)))
+        with pytest.raises(StopIteration):
+            weights_of(tmp_path / "cut")
+    assert (tmp_path / "cut" / REFIT_LAST).exists()
+    resumed = weights_of(tmp_path / "cut", resume=True)
+    for name, tensor in trained.translator.state_dict().items():
+        assert torch.equal(tensor, whole[name])
+        assert torch.equal(tensor, resumed[name])
 
 
 def test_patience_ends_the_run(split, tmp_path):

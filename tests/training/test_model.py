@@ -15,7 +15,7 @@ from src.common.files import InputError
 from src.training.model import Dropout, ResidualMLP, load_translator, save_translator, translate
 from src.training.recipe import BASELINE
 
-DIMS = {"text_dim": 5, "image_dim": 3, "hidden_dim": 8}
+DIMS = {"text_dim": 5, "image_dim": 3, "hidden_dim": 8, "depth": 3}
 
 
 def make_translator(dropout=0.1, seed=0):
@@ -59,6 +59,15 @@ def test_it_is_a_residual_mlp():
     expected = (hidden + branch) @ weights["head.weight"].T + weights["head.bias"]
     torch.testing.assert_close(translator(text), expected)
     assert len(weights) == 2 * (4 + 3)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_depth_counts_hidden_layers_and_one_has_no_branch(depth):
+    translator = ResidualMLP(5, 3, 8, depth=depth).eval()
+    assert sum(isinstance(module, nn.GELU) for module in translator.modules()) == depth
+    if depth == 1:
+        text = torch.randn(4, 5)
+        assert torch.equal(translator(text), translator.head(translator.stem(text)))
 
 
 # --------------------------------------------------------------------------------------------------------- dropout

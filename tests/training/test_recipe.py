@@ -51,6 +51,7 @@ def test_the_compact_recipe_is_small_and_regularised():
         ("name", "../elsewhere"),
         ("optimizer", "sgd"),
         ("negatives", None),
+        ("max_negatives", 4096),  # of the batch's?
         ("infonce_weight", 0.0),
     ],
 )

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from src.training.recipe import BASELINE, RECIPES
 from src.training.trainer import Trainer, learning_rate, ramp
@@ -35,6 +36,24 @@ def test_all_negatives_equal_the_batch_when_the_batch_is_everything(split):
     trainer = Trainer(replace(recipe, negatives="all"), captioned, MACHINE)
     assert trainer.train_epoch(1, lambda: None)["train_loss"] == pytest.approx(losses[0], rel=1e-5)
     assert losses[1] >= losses[0]
+
+
+def test_a_step_may_be_shown_a_part_of_the_negatives_drawn_anew_and_none_twice(split):
+    recipe = replace(TINY, negatives="all", max_negatives=7)
+    trainer = Trainer(recipe, split.train, MACHINE)
+    own, seen = torch.tensor([3, 11, 40]), set()
+    for _ in range(60):
+        others = trainer._others(own).tolist()
+        assert len(set(others)) == 7
+        assert not {3, 11, 40} & set(others)
+        seen |= set(others)
+    assert len(seen) == 60 - 3
+    # A limit that leaves none out is none; a lower one makes it easier.
+    losses = [
+        Trainer(replace(recipe, max_negatives=limit), split.train, MACHINE).train_epoch(1, lambda: None)["train_loss"]
+        for limit in (0, 60, 7)
+    ]
+    assert losses[0] == losses[1] > losses[2]
 
 
 def test_the_regression_term_and_its_warm_up(split):
