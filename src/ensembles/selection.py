@@ -37,14 +37,14 @@ Weights = list[int]  # one for each run; those of weight 0 are not averaged
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
+class RunScores:
     """How R runs score the gallery for some captions, each (n, m), and the images that are right, target_n (n,)."""
 
     of_runs: list[Tensor]
     target_n: Tensor
 
-    def some(self, captions: slice) -> "Scores":
-        return Scores([score_nm[captions] for score_nm in self.of_runs], self.target_n[captions])
+    def some(self, captions: slice) -> "RunScores":
+        return RunScores([score_nm[captions] for score_nm in self.of_runs], self.target_n[captions])
 
     def reciprocal(self, weights: Weights) -> np.ndarray:
         """The reciprocal ranks by the weighted mean, (n,) float64."""
@@ -105,7 +105,7 @@ def select(
     members = min(members or len(runs), len(runs))
     first_n = first_half(part, seed)
     part = replace(part, captions=torch.cat([part.captions[first_n], part.captions[~first_n]]))
-    whole = Scores([score(run, part, normalize) for run in tqdm(runs, desc="predicting", unit="run")], part.target_n)
+    whole = RunScores([score(run, part, normalize) for run in tqdm(runs, desc="predicting", unit="run")], part.target_n)
     middle, image_n = int(first_n.sum()), part.target_n.cpu().numpy()
     halves = whole.some(slice(middle)), whole.some(slice(middle, None))
 
@@ -153,7 +153,7 @@ def score(run: Run, part: Part, normalize: bool) -> Tensor:
     return cosine_nm if normalize else cosine_nm.mul_(prediction_nV.norm(dim=1, keepdim=True))
 
 
-def forward_selection(scores: Scores, members: int) -> Additions:
+def forward_selection(scores: RunScores, members: int) -> Additions:
     """Start with the best run and add, again and again, the one that raises the MRR of the mean most: of equal ones the
     first, and once `members` are in, one of these."""
     order: list[int] = []
@@ -168,7 +168,7 @@ def forward_selection(scores: Scores, members: int) -> Additions:
     return Additions(order, mrrs, runs)
 
 
-def equal_weights(scores: Scores, members: int) -> Weights:
+def equal_weights(scores: RunScores, members: int) -> Weights:
     """1 for the `members` that are best alone."""
     best_first = np.argsort(-scores.alone().mean(axis=1), kind="stable")
     return np.isin(np.arange(len(best_first)), best_first[:members]).astype(int).tolist()

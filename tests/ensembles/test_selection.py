@@ -10,16 +10,16 @@ import torch
 from src.common.paths import TRAIN_NPZ
 from src.data.pairs import open_pairs
 from src.ensembles.held_out import held_out_part
-from src.ensembles.selection import Scores, equal_weights, first_half, forward_selection, select
+from src.ensembles.selection import RunScores, equal_weights, first_half, forward_selection, select
 from src.training.inputs import Part
 from tests.ensembles.test_evaluation import predictions_of, taken, unit
 from tests.training.conftest import CPU, tiny_pairs, whole
 
 
-def two_images(*margins_Rn: list[float]) -> Scores:
-    """Scores of captions for two images, by how much each run prefers the right one."""
+def two_images(*margins_Rn: list[float]) -> RunScores:
+    """RunScores of captions for two images, by how much each run prefers the right one."""
     scores = [torch.tensor([[margin, 0.0] for margin in margins_n]) for margins_n in margins_Rn]
-    return Scores(scores, torch.zeros(len(margins_Rn[0]), dtype=torch.int64))
+    return RunScores(scores, torch.zeros(len(margins_Rn[0]), dtype=torch.int64))
 
 
 class TestForwardSelection:
@@ -42,7 +42,7 @@ class TestForwardSelection:
     def test_every_step_adds_the_run_that_helps_most(self):
         generator = torch.Generator().manual_seed(0)
         scores = [torch.randn(40, 20, generator=generator) for _ in range(4)]
-        added = forward_selection(Scores(scores, torch.arange(20).repeat(2)), members=4)
+        added = forward_selection(RunScores(scores, torch.arange(20).repeat(2)), members=4)
         for n, mrr in enumerate(added.mrrs):
             totals = [sum(scores[run] for run in [*added.order[:n], other]) for other in range(4)]
             ranks = [[1 + (row > row[i % 20]).sum() for i, row in enumerate(total)] for total in totals]
