@@ -83,8 +83,8 @@ def main(argv: list[str] | None = None) -> None:
 def add_combine_arguments(parser: argparse.ArgumentParser, output: Path | None = None) -> None:
     parser.add_argument("--output", type=Path, default=output, required=output is None, help="the CSV to write")
     parser.add_argument("--normalize", "--normalise", action="store_true", help="average unit vectors, not predictions")
-    weights = "uniform; mrr: by the validation MRR that the run of each file recorded; or a number for each file"
-    parser.add_argument("--weights", nargs="+", default=["uniform"], help=f"{weights} (default: uniform)")
+    weights = "uniform; mrr: by the validation MRR that the run of each file recorded; 3,1,2: by a number for each file"
+    parser.add_argument("--weights", default="uniform", help=weights)
     parser.add_argument("--models-dir", type=Path, default=MODELS_DIR, help="where the runs are")
 
 
@@ -102,22 +102,21 @@ def combine_files(args: argparse.Namespace) -> None:
     print(f"{args.output}: {count} captions × {width} numbers, {args.output.stat().st_size / 1e6:.1f} MB")
 
 
-def file_weights(words: Sequence[str], files: Sequence[Path], models_dir: Path) -> tuple[list[float], str]:
+def file_weights(given: str, files: Sequence[Path], models_dir: Path) -> tuple[list[float], str]:
     """The weights of `--weights`, one for each file, and what to say of them. Raises InputError."""
     from src.ensembles.averaging import recorded_mrrs
 
-    given = " ".join(words)
     if given == "uniform":
         return [1.0] * len(files), given
     if given == "mrr":
         weights = recorded_mrrs(files, models_dir)
         return weights, f"by validation MRR, {min(weights):.4f} to {max(weights):.4f}"
     try:
-        weights = [float(word) for word in words]
+        weights = list(map(float, given.split(",")))
     except ValueError:
         weights = []
     if len(weights) != len(files) or not (min(weights) >= 0 and 0 < sum(weights) < math.inf):
-        expected = f"uniform, mrr, or for {len(files)} files as many numbers, none below 0 and not all 0"
+        expected = f"uniform, mrr, or for {len(files)} files as many numbers with commas, none below 0 and not all 0"
         raise InputError(f"--weights {given}: expected {expected}")
     return weights, given
 
@@ -224,7 +223,7 @@ def select_runs(args: argparse.Namespace) -> None:
     command = ["python", "-m", "src.ensemble", "combine", *map(str, files), *["--normalize"] * normalize]
     weights = [weight for weight in selection.weights if weight]
     if len(set(weights)) > 1:
-        command += ["--weights", *map(str, weights)]
+        command += ["--weights", ",".join(map(str, weights))]
     command += ["--output", "submission_ensemble_selected.csv"]
     print_selection(selection, {"curve": plot} | ({} if lacking else {"average them with": shlex.join(command)}))
     for run in lacking:
