@@ -15,7 +15,7 @@ import train_mrr_Ensemble_new_dataset_CLIP as clip
 import train_mrr_Ensemble_new_dataset_CLIP_AdamW_5_batches as clip_adamw
 import train_mrr_Ensemble_old_dataset as raw
 from src.common.endings import run_main
-from src.ensemble import combine_members
+from src.ensemble_scripts import combine_members
 
 MEMBERS = (
     *raw.ENSEMBLE.members(),

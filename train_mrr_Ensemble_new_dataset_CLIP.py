@@ -15,7 +15,7 @@ from pathlib import Path
 
 from src.common.endings import run_main
 from src.common.paths import CLIP_NPZ
-from src.ensemble import train_members
+from src.ensemble_scripts import train_members
 from src.ensembles.members import Ensemble
 from src.training.recipe import BASELINE
 

@@ -1,32 +1,36 @@
-"""Ensembles: average submissions, measure means of runs, choose which runs to average.
+"""Ensembles: average submissions, measure means of runs, weigh runs, train and average unlike ones in a given time.
 
     python -m src.ensemble combine a.csv b.csv --output submission_ab.csv       # any submissions
     python -m src.ensemble evaluate models/common_split                         # how good the mean of runs is
-    python -m src.ensemble select models/common_split                           # which of them to average
+    python -m src.ensemble select models/common_split                           # which of them to average, how weighted
+    python -m src.ensemble train --minutes 60                                   # the best ensemble of an hour
 
 The ensembles of the inventory have scripts of their own: ensemble_combine_CSVs_*.py.
 """
 
 import argparse
 import inspect
+import math
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from src.common.cli import Parser, add_device_argument, print_settings
+from src.common.cli import Parser, add_device_argument, positive_float, positive_int, print_settings, print_table
 from src.common.endings import run_main
-from src.common.files import InputError, require_file, try_outputs
-from src.common.paths import CLIP_NPZ, MODELS_DIR, TRAIN_NPZ
-from src.ensembles.members import Ensemble, Member, member_files
-from src.flags import add_job_arguments, add_recipe_arguments, data_paths, override
-from src.training.recipe import RECIPES, describe_recipe, load_recipe
-from src.training.runs import RUN_JSON
+from src.common.files import InputError, try_outputs
+from src.common.paths import MODELS_DIR, TRAIN_NPZ
+from src.ensembles.members import UNLIKE
+from src.flags import add_job_arguments, data_paths
+from src.training.recipe import RECIPES
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from src.ensembles.held_out import Run
+    from src.ensembles.selection import Selection
+
+CURVE = "selection_curve.png"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,7 +45,9 @@ def main(argv: list[str] | None = None) -> None:
         "evaluate", help="measure the mean of runs", description=inspect.getdoc(evaluate_runs)
     )
     evaluate.set_defaults(function=evaluate_runs)
-    select = commands.add_parser("select", help="choose which runs to average", description=inspect.getdoc(select_runs))
+    select = commands.add_parser(
+        "select", help="choose which runs to average, and their weights", description=inspect.getdoc(select_runs)
+    )
     select.set_defaults(function=select_runs)
     for command in (evaluate, select):
         command.add_argument("runs", type=Path, nargs="*", default=[MODELS_DIR], help="folders of runs, or above them")
@@ -51,10 +57,25 @@ def main(argv: list[str] | None = None) -> None:
     against = "give differences from this run, or the mean of these, and not from the best single run"
     how.add_argument("--against", type=Path, nargs="+", default=[], metavar="RUNS", help=against)
     how.add_argument("--out-of-fold", action="store_true", help="predict a caption by runs that never saw its image")
-    select.add_argument("--normalize", "--normalise", action="store_true", help="average unit vectors")
-    select.add_argument("--seed", type=int, default=0, help="of the halving of the images: one half chooses")
-    plot = "the curve (default: selection_curve.png in the folder of the runs)"
+    unit = "average unit vectors (default: where the models are of several kinds)"
+    select.add_argument("--normalize", "--normalise", action="store_true", help=unit)
+    select.add_argument(
+        "--seed", type=int, default=0, help="of the halving of the images: each half chooses for the other"
+    )
+    plot = f"the curve (default: {CURVE} in the folder of the runs)"
     select.add_argument("--plot", type=Path, metavar="PNG", help=plot)
+
+    train = commands.add_parser(
+        "train", help="train and average unlike members in a given time", description=inspect.getdoc(train_unlike)
+    )
+    train.set_defaults(function=train_unlike)
+    minutes = "to train in, all in all: what finished members took counts"
+    train.add_argument("--minutes", type=positive_float, required=True, help=minutes)
+    train.add_argument("--members", type=positive_int, default=5, help="average so many of them at most")
+    train.add_argument("--split-seed", type=int, default=0, help="of the split that all members have in common")
+    output = Path("submission_ensemble_unlike.csv")
+    train.add_argument("--submission", type=Path, default=output, metavar="CSV", help="the weighted mean's")
+    add_job_arguments(train, models_dir=MODELS_DIR / "unlike")
     args = parser.parse_args(argv)
     args.function(args)
 
@@ -62,39 +83,52 @@ def main(argv: list[str] | None = None) -> None:
 def add_combine_arguments(parser: argparse.ArgumentParser, output: Path | None = None) -> None:
     parser.add_argument("--output", type=Path, default=output, required=output is None, help="the CSV to write")
     parser.add_argument("--normalize", "--normalise", action="store_true", help="average unit vectors, not predictions")
-    weights = "mrr: by the validation MRR that the run of each file recorded"
-    parser.add_argument("--weights", choices=("uniform", "mrr"), default="uniform", help=weights)
+    weights = "uniform; mrr: by the validation MRR that the run of each file recorded; 3,1,2: by a number for each file"
+    parser.add_argument("--weights", default="uniform", help=weights)
     parser.add_argument("--models-dir", type=Path, default=MODELS_DIR, help="where the runs are")
 
 
 def combine_files(args: argparse.Namespace) -> None:
     """The mean of submissions, from CSV files alone: caption by caption, in the order of the first file."""
-    from src.data.submissions import write_submission
-    from src.ensembles.averaging import average, recorded_mrrs, refuse_twice
+    from src.ensembles.averaging import refuse_twice
 
     try_outputs([args.output], args.files)
     refuse_twice(args.files)
-    weights, weighting = [1.0] * len(args.files), "uniform"
-    if args.weights == "mrr":
-        weights = recorded_mrrs(args.files, args.models_dir)
-        weighting = f"by validation MRR, {min(weights):.4f} to {max(weights):.4f}"
+    weights, weighting = file_weights(args.weights, args.files, args.models_dir)
     vectors = "unit vectors" if args.normalize else "predictions"
     settings = {"average of": vectors, "weights": weighting, "output": args.output}
     print_settings(f"Averaging {len(args.files)} submissions", settings)
-    caption_ids, embeddings = average(args.files, weights, normalize=args.normalize)
-    write_submission(args.output, caption_ids, embeddings)
-    count, width = embeddings.shape
+    count, width = write_mean(args.files, weights, args.output, normalize=args.normalize)
     print(f"{args.output}: {count} captions × {width} numbers, {args.output.stat().st_size / 1e6:.1f} MB")
 
 
-def combine_members(argv: list[str] | None, doc: str | None, members: Sequence[Member], output: Path) -> None:
-    """The whole of a combining script's `main`."""
-    parser = Parser(doc)
-    parser.add_argument("files", type=Path, nargs="*", metavar="CSV", help="average these instead of the members")
-    add_combine_arguments(parser, output)
-    args = parser.parse_args(argv)
-    args.files = args.files or member_files(members, args.models_dir)
-    combine_files(args)
+def file_weights(given: str, files: Sequence[Path], models_dir: Path) -> tuple[list[float], str]:
+    """The weights of `--weights`, one for each file, and what to say of them. Raises InputError."""
+    from src.ensembles.averaging import recorded_mrrs
+
+    if given == "uniform":
+        return [1.0] * len(files), given
+    if given == "mrr":
+        weights = recorded_mrrs(files, models_dir)
+        return weights, f"by validation MRR, {min(weights):.4f} to {max(weights):.4f}"
+    try:
+        weights = list(map(float, given.split(",")))
+    except ValueError:
+        weights = []
+    if len(weights) != len(files) or not (min(weights) >= 0 and 0 < sum(weights) < math.inf):
+        expected = f"uniform, mrr, or for {len(files)} files as many numbers with commas, none below 0 and not all 0"
+        raise InputError(f"--weights {given}: expected {expected}")
+    return weights, given
+
+
+def write_mean(files: Sequence[Path], weights: Sequence[float], output: Path, *, normalize: bool) -> tuple[int, int]:
+    """Write the weighted mean of submissions, or of their unit vectors. Returns its captions and width."""
+    from src.data.submissions import write_submission
+    from src.ensembles.averaging import average
+
+    caption_ids, embeddings = average(files, weights, normalize=normalize)
+    write_submission(output, caption_ids, embeddings)
+    return embeddings.shape
 
 
 def evaluate_runs(args: argparse.Namespace) -> None:
@@ -143,21 +177,23 @@ def evaluate_runs(args: argparse.Namespace) -> None:
 
 
 def select_runs(args: argparse.Namespace) -> None:
-    """Which runs to average: forward selection on validation predictions.
+    """Which runs to average, and with which weights: forward selection on validation predictions.
 
         python -m src.ensemble select models/common_split
         python -m src.ensemble select models/common_split --normalize
 
-    Starts with the best run and adds, again and again, the one that raises the MRR of the mean most (Caruana et al.
-    2004). The curve goes on to the mean of all runs; its highest point is what is selected.
+    Starts with the best run and adds, again and again, the one that raises the MRR of the mean most, be it in it
+    already: a run's weight is how often it was added (Caruana et al. 2004). The highest point is what is selected. If
+    the models are of several kinds, whose predictions have lengths of their own, unit vectors are averaged.
 
-    A choice flatters itself on the captions that it was made on. So half of the images choose, and the figures to
-    believe are those of the other half; the gallery is all of them for both, as for `evaluate`. If on that half the
-    mean of all runs is as good as that of the selected, all are recommended.
+    Weights flatter themselves on the captions that they were fitted to. So the images are halved, and each half is
+    measured by the weights that the other one chose: these figures, out of fold, are to be believed. The gallery is all
+    images, as for `evaluate`. If the plain mean of all runs is as good, that is recommended. The weights to use are
+    fitted to all captions; on these the table says what the mean loses without each run.
     """
     from src.data.pairs import open_pairs
     from src.ensembles.held_out import describe_left_out, finished_runs, held_out_part
-    from src.ensembles.selection import choosing_half, plot_selection, select
+    from src.ensembles.selection import plot_selection, select
     from src.training.machine import find_device
     from src.training.runs import intact_submission
 
@@ -165,47 +201,60 @@ def select_runs(args: argparse.Namespace) -> None:
     runs, left_out = finished_runs(args.runs, pairs)
     if len(runs) < 2:
         raise InputError(f"{runs[0].folder}: is the only finished run; there is nothing to select from")
-    plot = args.plot or common_folder(args.runs) / "selection_curve.png"
+    plot = args.plot or common_folder(args.runs) / CURVE
     try_outputs([plot], [args.on])
     part = held_out_part(pairs, runs, find_device(args.device))
-    chooses_n = choosing_half(part, args.seed)
-    halves = f"{chooses_n.sum():,} choose, {(~chooses_n).sum():,} report"
+    normalize, vectors = averaged_vectors(runs, args.normalize)
     settings = {
         "captions from": args.on,
-        "measured": f"{len(part):,} of {len(part.of.pairs):,} captions; {halves}",
+        "measured": f"{len(part):,} of {len(part.of.pairs):,} captions, in two halves",
         "gallery": f"{len(part.images):,} images, held out by every run",
-        "average of": "unit vectors" if args.normalize else "predictions",
+        "average of": vectors,
         "device": part.of.device,
     }
     print_settings(f"Selecting among {len(runs)} runs", settings)
     for line in describe_left_out(left_out):
         print(line)
-    selection = select(runs, part, chooses_n, normalize=args.normalize)
-    print_table(selection.curve)
+    selection = select(runs, part, normalize=normalize, seed=args.seed)
     plot_selection(selection, plot)
-    mean, gain, averaged = selection.means[selection.count - 1], selection.gain, selection.recommended
-    summary = {
-        "MRR, other half": f"{mean.mrr:.4f}",
-        "over the best single": f"{mean.over(selection.means[0])} (95% interval)",
-        "over the mean of all": f"{gain} (95% interval)",
-        "curve": plot,
-    }
+    averaged = [run for run, weight in zip(runs, selection.weights, strict=True) if weight]
     files = [intact_submission(run.folder) for run in averaged]
     lacking = [run for run, file in zip(averaged, files, strict=True) if file is None]
-    if not lacking:
-        flags = [*["--normalize"] * args.normalize, "--output", "submission_ensemble_selected.csv"]
-        command = shlex.join(["python", "-m", "src.ensemble", "combine", *map(str, files), *flags])
-        summary["average them with" if len(averaged) == selection.count else "average all with"] = command
-    print_settings(f"{selection.count} of {len(runs)} runs selected", summary)
-    if len(averaged) > selection.count:
-        print("On the other half the selected runs are not better than the mean of all: average all.")
-    elif selection.count < len(runs) and gain.low <= 0:
-        print("On the other half they are not clearly better than the mean of all: the choice may be chance.")
+    command = ["python", "-m", "src.ensemble", "combine", *map(str, files), *["--normalize"] * normalize]
+    weights = [weight for weight in selection.weights if weight]
+    if len(set(weights)) > 1:
+        command += ["--weights", ",".join(map(str, weights))]
+    command += ["--output", "submission_ensemble_selected.csv"]
+    print_selection(selection, {"curve": plot} | ({} if lacking else {"average them with": shlex.join(command)}))
     for run in lacking:
-        command = run.record.provenance.command
-        again = f"python {command}" if command else "what trained it"
+        command_line = run.record.provenance.command
+        again = f"python {command_line}" if command_line else "what trained it"
         reason = "its submission is gone or has changed, so they cannot be averaged yet"
         print(f"{run.folder}: {reason}; repeat: {again}")
+
+
+def averaged_vectors(runs: Sequence["Run"], normalize: bool = False) -> tuple[bool, str]:
+    """Whether to average unit vectors, and what to say of it."""
+    models = sorted({run.record.recipe.model for run in runs})
+    if len(models) > 1:
+        return True, f"unit vectors, for the models are of several kinds: {', '.join(models)}"
+    return normalize, "unit vectors" if normalize else "predictions"
+
+
+def print_selection(selection: "Selection", more: Mapping[str, Any]) -> None:
+    """Print what each run adds, and how good the mean is."""
+    print_table(selection.table)
+    selected, runs = sum(map(bool, selection.weights)), len(selection.weights)
+    summary: dict[str, Any] = {
+        "MRR, out of fold": f"{selection.mrr:.4f}",
+        "over the best single": f"{selection.over_best} (95% interval)",
+        "fitted over equal weights": f"{selection.gain} (95% interval)",
+    }
+    print_settings(f"{selected} of {runs} runs selected", {**summary, **more})
+    if selection.gain.value <= 0:
+        print("Out of fold, fitted weights are not better than equal ones: all weigh the same.")
+    elif selection.gain.low <= 0:
+        print("Out of fold, the fitted weights are not clearly better than equal ones: they may be chance.")
 
 
 def common_folder(paths: Sequence[Path]) -> Path:
@@ -215,59 +264,61 @@ def common_folder(paths: Sequence[Path]) -> Path:
     return Path(os.path.commonpath(paths))
 
 
-def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -> None:
-    """The whole of an ensemble trainer's `main`. Raises InputError, at the end, if a seed failed."""
-    parser, own = Parser(doc), ensemble.recipe
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(ensemble.reference_mrr), help="members to train")
-    parser.add_argument("--dry-run", action="store_true", help="only list what would be trained and what exists")
-    recipes = f"{', '.join(RECIPES)}, or a JSON file of its fields (default: the script's own, {own.name})"
-    parser.add_argument("--recipe", help=recipes)
-    add_job_arguments(parser, train_npz=ensemble.train_npz)
-    add_recipe_arguments(parser, own, without=("seed",))
-    args = parser.parse_args(argv)
-    # A member keeps its recipe's name, by which it is combined.
-    base = replace(load_recipe(args.recipe), name=own.name) if args.recipe else own
-    recipe = override(base, args)
-    if args.train_npz == CLIP_NPZ:
-        require_file(CLIP_NPZ, "make it with `python -m src.clip_filter_pairs`")
+def train_unlike(args: argparse.Namespace) -> None:
+    """Train members that are unlike each other for some minutes, and average the best of them.
 
-    from tqdm import tqdm
+        python -m src.ensemble train --minutes 60
+        python -m src.ensemble train --minutes 120       # later: these members, and those of another hour
 
-    from src.ensembles.training import carry_out, plan, tabulate
+    Members are taken in turn from a short list of recipes, those in closed form once and the others by seeds 0, 1, …,
+    all on one split. Each is started if there is time left and, once another of its recipe was timed, if it fits in.
+    What is finished is not trained again, and what was interrupted continues. Then at most --members of them are chosen
+    and weighted as by `select`, and the submission is their mean.
+    """
+    from src.ensembles.held_out import Run
+    from src.ensembles.selection import plot_selection, select
+    from src.ensembles.training import tabulate, train_in_turn
     from src.training.inputs import open_training_data
     from src.training.job import describe_data
     from src.training.machine import choose_machine
+    from src.training.runs import SUBMISSION, read_run
 
+    recipes = [replace(RECIPES[name], seed=0, split_seed=args.split_seed) for name in UNLIKE]
     machine, paths = choose_machine(args.device, args.precision), data_paths(args)
     data = open_training_data(paths, machine.device)
-    members = ensemble.members(*dict.fromkeys(args.seeds))
-    tasks = [plan(replace(recipe, seed=member.seed), data, args.models_dir / member.run_name) for member in members]
-    given_up = ensemble.given_up(recipe)
+    plot = args.models_dir / CURVE
+    try_outputs([args.submission, plot], (paths.train_npz, paths.keep_list, paths.val_npz, paths.test_npz))
     settings = {
-        "recipe": describe_recipe(recipe, replace(base, name=args.recipe or own.name)),
-        **({"without its own": f"{given_up}, which make this script's models different"} if given_up else {}),
-        "split": "by each seed" if recipe.split_seed is None else f"common, by seed {recipe.split_seed}",
-        "seeds": " ".join(str(member.seed) for member in members),
+        "recipes, in turn": ", ".join(UNLIKE),
+        "split": f"common, by seed {args.split_seed}",
+        "minutes": f"{args.minutes:g}",
         "device, precision": machine,
-        "runs": args.models_dir / f"{own.name}_seed*",
+        "runs": args.models_dir,
     }
-    print_settings(f"Training {len(members)} ensemble members", describe_data(paths, data) | settings)
-    if not args.dry_run:
-        outputs = [task.run_dir / RUN_JSON for task in tasks]
-        try_outputs(outputs, (paths.train_npz, paths.keep_list, paths.val_npz, paths.test_npz))
-        tasks = [carry_out(task, data, machine) for task in tqdm(tasks, desc="members", unit="member", position=0)]
-    table = tabulate(tasks)
-    print_table(table)
-    if "MRR" in table:
-        scores = table["MRR"].dropna()
-        print(f"validation MRR: {scores.mean():.4f} ± {scores.std(ddof=0):.4f} (mean ± s.d., n = {len(scores)})")
-    failed = [f"seed {task.recipe.seed}: {task.reason}" for task in tasks if task.reason]
+    print_settings("Training an ensemble of unlike members", describe_data(paths, data) | settings)
+    tasks = train_in_turn(recipes, 60 * args.minutes, data, machine, args.models_dir)
+    if tasks:
+        print_table(tabulate(tasks))
+    failed = [f"{task.run_dir}: {task.reason}" for task in tasks if task.reason]
+    runs = [Run(task.run_dir, record) for task in tasks if not task.reason and (record := read_run(task.run_dir))]
+    if not runs:
+        raise InputError("; ".join(failed) or f"--minutes {args.minutes:g}: over before a member could be started")
+    normalize, vectors = averaged_vectors(runs)
+    weights, selection = [1], None
+    if len(runs) > 1:
+        part = data.split(recipes[0].val_fraction, args.split_seed).validation
+        selection = select(runs, part, normalize=normalize, members=args.members)
+        weights = selection.weights
+    averaged = {run.folder / SUBMISSION: weight for run, weight in zip(runs, weights, strict=True) if weight}
+    write_mean(list(averaged), list(averaged.values()), args.submission, normalize=normalize)
+    more = {"average of": vectors, "submission": args.submission}
+    if selection:
+        plot_selection(selection, plot)
+        print_selection(selection, {"curve": plot} | more)
+    else:
+        print_settings("The only member is the ensemble", more)
     if failed:
-        raise InputError(f"{len(failed)} of {len(members)} members failed: {'; '.join(failed)}")
-
-
-def print_table(table: "pd.DataFrame") -> None:
-    print(table.to_string(index=False, na_rep="-", float_format="{:.4f}".format))
+        raise InputError(f"{len(failed)} of {len(tasks)} members failed: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":

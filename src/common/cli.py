@@ -2,12 +2,16 @@
 
 import argparse
 import difflib
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from src.common.endings import fail
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -90,9 +94,22 @@ def print_settings(title: str, settings: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def print_table(table: "pd.DataFrame") -> None:
+    """Print a table whose numbers are measures."""
+    print(table.to_string(index=False, na_rep="-", float_format="{:.4f}".format))
+
+
 def positive_int(text: str) -> int:
     """An argparse type: an integer of at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """An argparse type: a number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return value

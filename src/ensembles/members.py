@@ -11,6 +11,9 @@ from src.common.paths import MODELS_DIR
 from src.training.recipe import BASELINE, Recipe
 from src.training.runs import SUBMISSION, folder_name, intact_submission
 
+# The recipes of members that are unlike each other, in the order in which they pay: `kernel` takes seconds.
+UNLIKE = ("kernel", "compact")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble:

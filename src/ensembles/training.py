@@ -1,18 +1,22 @@
 """Train the members of an ensemble, as far as their folders say that it is left to do."""
 
+import itertools
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from tqdm import tqdm
 
 from src.common.files import InputError
 from src.training.inputs import TrainingData
 from src.training.job import predict_again, train_run
 from src.training.machine import Machine
 from src.training.recipe import Recipe
-from src.training.runs import SUBMISSION, State, intact_submission, read_run, state_of
+from src.training.runs import SUBMISSION, State, folder_name, intact_submission, read_run, recorded_runs, state_of
 
 TO_PREDICT = "to predict"  # finished, but without a submission of the test captions
 
@@ -54,6 +58,46 @@ def carry_out(task: Task, data: TrainingData, machine: Machine) -> Task:
     except InputError as error:
         return replace(task, state=State.FAILED, reason=str(error))
     return replace(task, state=State.FINISHED)
+
+
+def train_in_turn(
+    recipes: Sequence[Recipe], seconds: float, data: TrainingData, machine: Machine, models_dir: Path
+) -> list[Task]:
+    """Train members of the recipes in turn, by seeds 0, 1, … (those in closed form by 0 alone), for so many seconds,
+    among them those that finished members recorded. Returns all that are finished, and those that failed.
+
+    A member is started if time is left, and no less than the longest finished one of its recipe took. A recipe ends
+    with the first of its members that does not fit in or that fails.
+    """
+    took = {recipe: _recorded_seconds(recipe, models_dir) for recipe in recipes}
+    ends = time.monotonic() + seconds - sum(map(sum, took.values()))
+    tasks: list[Task] = []
+    going = list(recipes)
+    with tqdm(desc="members", unit="member", position=0) as bar:
+        for seed in itertools.count():
+            if not going:
+                break
+            for recipe in tuple(going):
+                member = replace(recipe, seed=seed)
+                task = plan(member, data, models_dir / folder_name(member, recipe))
+                left = ends - time.monotonic()
+                bar.set_postfix_str(f"{max(left, 0) / 60:.1f} minutes left")
+                if task.state in (State.NEW, State.TO_RESUME) and max(took[recipe], default=0) >= left:
+                    going.remove(recipe)
+                    continue
+                tasks.append(carry_out(task, data, machine))
+                bar.update()
+                took[recipe] = _recorded_seconds(recipe, models_dir)
+                if tasks[-1].state == State.FAILED or recipe.model != "mlp":
+                    going.remove(recipe)
+    return tasks
+
+
+def _recorded_seconds(recipe: Recipe, models_dir: Path) -> list[float]:
+    """What the finished runs of a recipe, by any seed, took to train."""
+    finished = [record for _, record in recorded_runs(models_dir) if record.status == State.FINISHED]
+    of_recipe = [record.results for record in finished if replace(record.recipe, seed=recipe.seed) == recipe]
+    return [each.training_seconds for each in of_recipe if each and math.isfinite(each.training_seconds)]
 
 
 def tabulate(tasks: Sequence[Task]) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Averaging submissions: equal to the mean of all files at once, in any row order, with faults named."""
 
+import re
 import tracemalloc
 
 import numpy as np
@@ -124,6 +125,24 @@ def test_weights_by_mrr_come_from_the_run_that_wrote_the_file(files, tmp_path):
     unknown = make_submission(tmp_path / "unknown.csv", 9)
     with pytest.raises(InputError, match=r"unknown\.csv: no run recorded in .*models wrote it"):
         combine(*files, unknown, *flags)
+
+
+def test_weights_are_given_as_a_number_for_each_file(files, tmp_path, capsys):
+    combine("--weights", "3,0,0.5", *files, "--output", tmp_path / "out.csv")
+    assert re.search(r"weights +3,0,0\.5\n", capsys.readouterr().out)
+    expected = np.average(stack(files), axis=0, weights=[3, 0, 0.5])
+    np.testing.assert_allclose(read_submission(tmp_path / "out.csv").embeddings, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "weights", ["3,1", "3,1,2,1", "3,1,-2", "0,0,0", "1,1,nan", "1,inf,1", "1,1,", "mrr,1,1", "MRR"]
+)
+def test_other_weights_are_refused_in_one_line(files, tmp_path, weights):
+    with pytest.raises(
+        InputError, match=rf"^--weights {weights}: expected uniform, mrr, or for 3 files as many numbers"
+    ):
+        combine(*files, "--output", tmp_path / "out.csv", "--weights", weights)
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_a_submission_is_averaged_once(files, tmp_path):

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from src.data.splits import validation_images
 from src.data.submissions import read_submission, write_submission
 from src.ensemble import main
 from src.training.model import ResidualMLP, save_translator
+from src.training.recipe import BASELINE
 from src.training.runs import BEST_MRR
 from tests.training.conftest import tiny_pairs
 
@@ -46,10 +47,11 @@ def rows_of(printed: str) -> dict[str, tuple[str, float, str]]:
     return {label: (n, float(mrr), difference) for n, label, mrr, difference in found}
 
 
-def curve_of(printed: str) -> list[tuple[str, float, float]]:
-    """The table that `select` prints: [(the run that is added, MRR of the choosing half, of the other half)]."""
-    found = re.findall(r"^ *\d+ +(models/\S+) +(\d\.\d+) +(\d\.\d+)$", printed, re.MULTILINE)
-    return [(run, float(choosing), float(other)) for run, choosing, other in found]
+def weights_of(printed: str) -> dict[str, int]:
+    """Of the table that `select` prints: {run: weight}, without those of weight 0."""
+    found = re.findall(r"^ *(\d+) +(models/\S+) +\d\.\d{4}\b", printed, re.MULTILINE)
+    assert len(found) == len(RUNS)
+    return {run: int(weight) for weight, run in found if weight != "0"}
 
 
 def test_runs_of_a_common_split_are_measured_with_their_means(common_split, call):
@@ -96,29 +98,38 @@ def test_runs_with_splits_of_their_own_are_measured_out_of_fold(make_run, call):
     assert {run: row[2] for run, row in rows_of(singles).items()} == captions
 
 
-@pytest.mark.parametrize("flags", [(), ("--normalize",)])
-def test_select_prints_the_command_that_averages_what_it_chose(common_split, call, tmp_path, flags):
+@pytest.mark.parametrize(
+    ("flags", "fitted"), [((), False), (("--normalize",), False), (("--normalize", "--seed", "1"), True)]
+)
+def test_select_prints_the_command_that_averages_what_it_chose(common_split, call, tmp_path, flags, fitted):
     printed = call("select", *flags)
     assert (tmp_path / "models/selection_curve.png").stat().st_size > 10_000
-    curve = curve_of(printed)
-    assert sorted(run for run, _, _ in curve) == list(RUNS)
-    count = 1 + int(np.argmax([choosing for _, choosing, _ in curve]))
-    assert f"{count} of 3 runs selected" in printed
-    assert re.search(rf"MRR, other half +{curve[count - 1][2]:.4f}\n", printed)
-    gain, low = map(float, re.search(r"over the mean of all +(\S+) \[(\S+),", printed).groups())
-    all_are_as_good = count < 3 and gain <= 0
-    assert ("not better than the mean of all: average all" in printed) == all_are_as_good
-    assert ("the choice may be chance" in printed) == (count < 3 and low <= 0 < gain)
-    label = "average all with" if all_are_as_good else "average them with"
-    command = shlex.split(re.search(rf"{label} +(.+)", printed)[1])
-    files = [f"{run}/submission.csv" for run, _, _ in curve[: 3 if all_are_as_good else count]]
-    output = "submission_ensemble_selected.csv"
-    assert command == ["python", "-m", "src.ensemble", "combine", *files, *flags, "--output", output]
+    weights = weights_of(printed)
+    assert f"{len(weights)} of 3 runs selected" in printed
+    gain, low = map(float, re.search(r"fitted over equal weights +(\S+) \[(\S+),", printed).groups())
+    assert ("not better than equal ones: all weigh the same" in printed) == (gain <= 0)
+    assert ("not clearly better than equal ones" in printed) == (low <= 0 < gain)
+    assert (gain > 0) == fitted
+    assert fitted or weights == dict.fromkeys(RUNS, 1)
+    command = shlex.split(re.search(r"average them with +(.+)", printed)[1])
     call(*command[3:])
-    vectors = np.array([read_submission(file).embeddings for file in files])
-    if flags:
+    in_order = sorted(weights.items())
+    assert command[:4] == ["python", "-m", "src.ensemble", "combine"]
+    assert ("--weights" in command) == fitted
+    vectors = np.array([read_submission(f"{run}/submission.csv").embeddings for run, _ in in_order])
+    if "--normalize" in flags:
         vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
-    np.testing.assert_allclose(read_submission(output).embeddings, vectors.mean(axis=0), rtol=1e-5, atol=1e-6)
+    expected = np.average(vectors, axis=0, weights=[weight for _, weight in in_order])
+    mean = read_submission("submission_ensemble_selected.csv").embeddings
+    np.testing.assert_allclose(mean, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_unit_vectors_are_averaged_where_models_are_of_several_kinds(common_split, call, tmp_path):
+    assert re.search(r"average of +predictions\n", call("select"))
+    change_record(tmp_path / RUNS[0], recipe=asdict(replace(BASELINE, model="linear", split_seed=0, val_fraction=0.25)))
+    printed = call("select")
+    assert re.search(r"average of +unit vectors, for the models are of several kinds: linear, mlp\n", printed)
+    assert "--normalize" in re.search("average them with +(.+)", printed)[1]
 
 
 def test_the_curve_lies_with_what_it_is_of(common_split, make_run, call, tmp_path):

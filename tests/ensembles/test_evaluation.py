@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -11,11 +10,9 @@ from src.common.files import InputError, read_json, write_json
 from src.common.paths import TRAIN_NPZ
 from src.data.pairs import open_pairs, save_pairs
 from src.data.splits import validation_images
-from src.ensembles.evaluation import Measured, comparison, measure_runs, paired_difference
+from src.ensembles.evaluation import comparison, measure_runs, paired_difference
 from src.ensembles.held_out import common_images, finished_runs, held_out_part, unseen_captions
-from src.ensembles.selection import Selection, choosing_half, forward_selection, select
 from src.training.inputs import OnDevice
-from src.training.metrics import mrr, retrieval_ranks
 from src.training.model import load_translator
 from src.training.runs import BEST_MRR
 from tests.training.conftest import CPU, tiny_pairs
@@ -189,58 +186,3 @@ class TestDifferences:
         assert paired_difference(ours, theirs, np.arange(4))[0] == pytest.approx((0.5 + 0.25) / 2)
         with pytest.raises(InputError, match="1 image to measure on"):
             paired_difference(ours, theirs, np.zeros(4, int))
-
-
-class TestSelection:
-    def test_half_of_the_images_choose_and_the_others_report(self, make_run):
-        runs = taken([make_run(seed, split_seed=0, val_fraction=0.5) for seed in (1, 2, 3)])
-        part = held_out_part(open_pairs(TRAIN_NPZ), runs, CPU)
-        chooses_n = choosing_half(part, 0)
-        choosing, other = (replace(part, captions=part.captions[mask]) for mask in (chooses_n, ~chooses_n))
-        ours, theirs = (set(half.target_n.tolist()) for half in (choosing, other))
-        assert (len(ours), len(theirs), ours & theirs) == (14, 15, set())  # one of the 30 images has no caption
-        assert (chooses_n != choosing_half(part, 1)).any()
-        selection = select(runs, part, chooses_n)
-        for n, row in enumerate(selection.curve.to_dict("records"), 1):
-            first = [run.folder for run in selection.order[:n]]
-            assert (row["n"], row["added"]) == (n, str(first[-1]))
-            for column, half in (("MRR, choosing half", choosing), ("MRR, other half", other)):
-                expected = brute_force_mrr(np.mean(predictions_of(first, half), axis=0), half)
-                assert row[column] == pytest.approx(expected, abs=1e-12)
-
-    @pytest.mark.parametrize(("other_half", "recommended"), [((0.5, 0.7, 0.6), 2), ((0.5, 0.5, 0.6), 3)])
-    def test_all_are_recommended_if_the_selected_are_no_better_on_the_other_half(
-        self, make_run, other_half, recommended
-    ):
-        runs = taken([make_run(seed, split_seed=0) for seed in (1, 2, 3)])
-        part = held_out_part(open_pairs(TRAIN_NPZ), runs, CPU)
-        curve = pd.DataFrame({"MRR, choosing half": [0.5, 0.7, 0.6]})
-        means = [Measured("", "1", part, np.full((len(part), 4), value)) for value in other_half]
-        selection = Selection(runs, curve, means)
-        assert selection.count == 2
-        assert selection.gain.value == pytest.approx(other_half[1] - other_half[2])
-        assert selection.recommended == runs[:recommended]
-
-    def scores(self, predictions, gallery, target):
-        return mrr(retrieval_ranks(sum(predictions), gallery, target))
-
-    def test_every_step_adds_the_run_that_helps_most(self):
-        torch.manual_seed(0)
-        gallery, target = torch.randn(20, 6), torch.arange(20).repeat(2)
-        predictions = [gallery[target] + spread * torch.randn(40, 6) for spread in (3.0, 2.0, 1.0, 2.0)]
-        steps = forward_selection(predictions, gallery, target)
-        assert sorted(run for run, _ in steps) == [0, 1, 2, 3]
-        for n, (_, score) in enumerate(steps):
-            before = [predictions[run] for run, _ in steps[:n]]
-            others = [predictions[run] for run in {0, 1, 2, 3} - {run for run, _ in steps[:n]}]
-            assert score == pytest.approx(max(self.scores([*before, other], gallery, target) for other in others))
-
-    def test_runs_that_complete_each_other_come_before_a_good_copy(self):
-        torch.manual_seed(1)
-        gallery, target = torch.randn(60, 16), torch.arange(60)
-        noise = 2 * torch.randn(60, 16)
-        best, copy = gallery + 0.9 * noise, gallery + 0.91 * noise
-        complement = gallery - noise  # worse alone; what it errs in cancels
-        steps = forward_selection([copy, complement, best], gallery, target)
-        assert [run for run, _ in steps] == [2, 1, 0]
-        assert steps[1][1] > steps[0][1]

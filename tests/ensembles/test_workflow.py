@@ -76,6 +76,16 @@ def test_members_of_a_common_split_measure_as_they_did_in_training(run):
         assert rows[f"models/common/{folder.name}"][1] == pytest.approx(recorded, abs=6e-5)
 
 
+def test_the_best_of_a_time_is_one_command(run):
+    flags = ("--minutes", "0.5", "--device", "cpu", "--members", "3", "--models-dir", "unlike")
+    weighted = run("-m", "src.ensemble", "train", *flags)
+    assert "unlike/kernel_seed0" in weighted
+    assert "unlike/compact_seed0" in weighted
+    assert (run.folder / "unlike/selection_curve.png").exists()
+    checked = run("-m", "src.submission", "check", "submission_ensemble_unlike.csv")
+    assert "submission_ensemble_unlike.csv" in checked
+
+
 def test_selection_leaves_nothing_among_the_runs(run):
     run("-m", "src.ensemble", "select", "models/common")
     assert all(path.is_dir() for path in (run.folder / "models").glob("ensemble_*")), (
