@@ -1,10 +1,12 @@
-"""Translators from caption space to image space, a residual MLP and a ridge regression, and their file.
+"""Translators from caption space to image space, residual MLPs and a ridge regression, and their file.
 
 Shapes: B captions, T text width, H hidden width, V image width, L landmarks.
 """
 
 import json
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,8 +34,8 @@ class Dropout(nn.Dropout):
         return input * kept.mul_(1 / (1 - self.p))
 
 
-def _layer(width_in: int, width_out: int, dropout: float) -> list[nn.Module]:
-    return [nn.Linear(width_in, width_out), nn.LayerNorm(width_out), nn.GELU(), Dropout(dropout)]
+def _layer(width_in: int, width_out: int, dropout: float, norm: bool) -> list[nn.Module]:
+    return [nn.Linear(width_in, width_out), *[nn.LayerNorm(width_out)] * norm, nn.GELU(), Dropout(dropout)]
 
 
 def _fixed(*shape: int) -> nn.Parameter:
@@ -52,20 +54,39 @@ class Translator(nn.Module):
 
 
 class ResidualMLP(Translator):
-    """Linear(T→H), LayerNorm, GELU, Dropout; a residual branch of `depth` - 1 such layers at width H; Linear(H→V)."""
+    """Linear(T→H), LayerNorm, GELU, Dropout; a residual branch of `depth` - 1 such layers at width H; Linear(H→V).
 
-    def __init__(self, text_dim: int, image_dim: int, hidden_dim: int, dropout: float = 0.0, depth: int = 3) -> None:
+    Without `norm` there is no LayerNorm.
+    """
+
+    def __init__(
+        self, text_dim: int, image_dim: int, hidden_dim: int, dropout: float = 0.0, depth: int = 3, norm: bool = True
+    ) -> None:
         super().__init__()
-        self.dims = {"text_dim": text_dim, "image_dim": image_dim, "hidden_dim": hidden_dim, "depth": depth}
-        self.stem = nn.Sequential(*_layer(text_dim, hidden_dim, dropout))
-        self.branch = nn.Sequential(
-            *(part for _ in range(depth - 1) for part in _layer(hidden_dim, hidden_dim, dropout))
-        )
+        self.dims = {"text_dim": text_dim, "image_dim": image_dim, "hidden_dim": hidden_dim}
+        self.dims |= {"depth": depth, "norm": int(norm)}
+        self.stem = nn.Sequential(*_layer(text_dim, hidden_dim, dropout, norm))
+        branch = [_layer(hidden_dim, hidden_dim, dropout, norm) for _ in range(depth - 1)]
+        self.branch = nn.Sequential(*chain(*branch))
         self.head = nn.Linear(hidden_dim, image_dim)
 
     def forward(self, text_BT: Tensor) -> Tensor:
         hidden_BH = self.stem(text_BT)
         return self.head(hidden_BH + self.branch(hidden_BH) if self.branch else hidden_BH)
+
+
+class Committee(Translator):
+    """Several residual MLPs of one kind, each trained by its own loss, that predict the mean of their unit vectors: a
+    deep ensemble (Lakshminarayanan, Pritzel & Blundell 2017) in one translator."""
+
+    def __init__(self, copies: int, *mlp: Any, **mlp_by_name: Any) -> None:
+        super().__init__()
+        members = [ResidualMLP(*mlp, **mlp_by_name) for _ in range(copies)]
+        self.members = nn.ModuleList(members)
+        self.dims = {"copies": copies, **members[0].dims}
+
+    def forward(self, text_BT: Tensor) -> Tensor:
+        return torch.stack([F.normalize(member(text_BT), dim=1) for member in self.members]).mean(dim=0)
 
 
 class RidgeMap(Translator):
@@ -114,7 +135,8 @@ def load_translator(path: str | Path, device: torch.device | str = "cpu", *, of:
             dims = json.loads((file.metadata() or {})["translator"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         with torch.device("meta"):  # the file has the weights: no random numbers are drawn for them
-            translator = RidgeMap(**dims) if "landmarks" in dims else ResidualMLP(**dims)
+            kinds = {"landmarks": RidgeMap, "copies": Committee}
+            translator = next((kinds[name] for name in kinds if name in dims), ResidualMLP)(**dims)
         translator.to_empty(device=device).load_state_dict(weights)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

@@ -48,6 +48,8 @@ class Recipe:
     )
     hidden_dim: int = _option(3072, "width of the residual MLP; landmarks of the kernel", low=1)
     depth: int = _option(3, "hidden layers of the MLP: one, and the others as its residual branch", low=1)
+    norm: str = _option("layer", "normalisation in every hidden layer", choices=("layer", "none"))
+    copies: int = _option(1, "MLPs that are trained side by side and predict the mean of their unit vectors", low=1)
     dropout: float = _option(0.1, "after every hidden layer", low=0)
     input_noise: float = _option(0.0, "Gaussian noise on caption embeddings, in parts of each feature's spread", low=0)
 

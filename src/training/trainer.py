@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.training.batching import ImageGroups
 from src.training.inputs import Part
 from src.training.loss import multi_positive_infonce
 from src.training.machine import Machine, keep_freed_memory
-from src.training.model import ResidualMLP
+from src.training.model import Committee, ResidualMLP, Translator
 from src.training.recipe import Recipe
 
 ROWS_MULTIPLE = 16  # captions whose predictions are thrown away fill up a batch: bfloat16 products are 3% faster
@@ -42,8 +42,10 @@ class Trainer:
             self.noise_T = train.text_nT.std(dim=0) * recipe.input_noise
         torch.manual_seed(recipe.seed)
         text_dim, image_dim = train.of.text_NT.shape[1], train.of.image_MV.shape[1]
-        shape = (text_dim, image_dim, recipe.hidden_dim, recipe.dropout, recipe.depth)
-        self.translator = ResidualMLP(*shape).to(machine.device)
+        shape = (text_dim, image_dim, recipe.hidden_dim, recipe.dropout, recipe.depth, recipe.norm == "layer")
+        mlp = ResidualMLP(*shape) if recipe.copies == 1 else Committee(recipe.copies, *shape)
+        self.translator: Translator = mlp.to(machine.device)
+        self.members = mlp.members if isinstance(mlp, Committee) else [mlp]
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
         self.optimizer = optimizer(
             self.translator.parameters(),
@@ -92,27 +94,30 @@ class Trainer:
         """captions_B and images_G are indices into the training part, target_B into images_G."""
         recipe, train = self.recipe, self.train
         text_BT = train.of.text_NT[train.captions[F.pad(captions_B, (0, -len(captions_B) % ROWS_MULTIPLE))]]
-        if recipe.input_noise:
+        image_GV = train.of.image_MV[train.images[images_G]]
+        columns = image_GV, target_B, count_G
+        if recipe.negatives == "all":
+            columns = self.gallery_mV, images_G[target_B], self.count_m
+            if 0 < recipe.max_negatives < len(self.gallery_mV) - len(images_G):
+                shown_G = torch.cat([images_G, self._others(images_G)])
+                columns = self.gallery_mV[shown_G], target_B, self.count_m[shown_G]
+        loss = image_GV.new_zeros(())
+        for member in self.members:
+            prediction_BV = self._predict(member, text_BT)[: len(captions_B)].float()
+            if recipe.infonce_weight:
+                weight = recipe.infonce_weight * ramp(progress, recipe.infonce_warmup_epochs)
+                loss = loss + weight * multi_positive_infonce(prediction_BV, *columns, recipe.tau)
+            if recipe.regression_weight:
+                weight = recipe.regression_weight * ramp(progress, recipe.regression_warmup_epochs)
+                loss = loss + weight * F.smooth_l1_loss(prediction_BV, image_GV[target_B])
+        return loss / len(self.members)
+
+    def _predict(self, member: nn.Module, text_BT: Tensor) -> Tensor:
+        """(B, V) of captions with noise of their own."""
+        if self.recipe.input_noise:
             text_BT = text_BT + torch.randn_like(text_BT) * self.noise_T
         with self.machine.autocast():
-            prediction_BV = self.translator(text_BT)
-        prediction_BV = prediction_BV[: len(captions_B)].float()
-        image_GV = train.of.image_MV[train.images[images_G]]
-        loss = prediction_BV.new_zeros(())
-        if recipe.infonce_weight:
-            weight = recipe.infonce_weight * ramp(progress, recipe.infonce_warmup_epochs)
-            if recipe.negatives == "all" and 0 < recipe.max_negatives < len(self.gallery_mV) - len(images_G):
-                drawn_G = torch.cat([images_G, self._others(images_G)])
-                columns = self.gallery_mV[drawn_G], target_B, self.count_m[drawn_G]
-            elif recipe.negatives == "all":
-                columns = self.gallery_mV, images_G[target_B], self.count_m
-            else:
-                columns = image_GV, target_B, count_G
-            loss = loss + weight * multi_positive_infonce(prediction_BV, *columns, recipe.tau)
-        if recipe.regression_weight:
-            weight = recipe.regression_weight * ramp(progress, recipe.regression_warmup_epochs)
-            loss = loss + weight * F.smooth_l1_loss(prediction_BV, image_GV[target_B])
-        return loss
+            return member(text_BT)
 
     def _others(self, images_G: Tensor) -> Tensor:
         """`max_negatives` training images, without replacement, that are not among the batch's own."""

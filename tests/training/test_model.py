@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from src.common.files import InputError
-from src.training.model import Dropout, ResidualMLP, load_translator, save_translator, translate
+from src.training.model import Committee, Dropout, ResidualMLP, load_translator, save_translator, translate
 from src.training.recipe import BASELINE
 
-DIMS = {"text_dim": 5, "image_dim": 3, "hidden_dim": 8, "depth": 3}
+DIMS = {"text_dim": 5, "image_dim": 3, "hidden_dim": 8, "depth": 3, "norm": 1}
 
 
 def make_translator(dropout=0.1, seed=0):
@@ -68,6 +68,21 @@ def test_depth_counts_hidden_layers_and_one_has_no_branch(depth):
     if depth == 1:
         text = torch.randn(4, 5)
         assert torch.equal(translator(text), translator.head(translator.stem(text)))
+
+
+def test_without_norm_there_is_none():
+    translator = ResidualMLP(5, 3, 8, depth=2, norm=False)
+    assert not any(isinstance(module, nn.LayerNorm) for module in translator.modules())
+    assert translator.num_parameters == (5 * 8 + 8) + (8 * 8 + 8) + (8 * 3 + 3)
+
+
+def test_a_committee_predicts_the_mean_of_its_unit_vectors_and_comes_back_exactly(tmp_path):
+    committee, text = Committee(3, **DIMS).eval(), torch.randn(4, 5)
+    each = [member(text) / member(text).norm(dim=1, keepdim=True) for member in committee.members]
+    torch.testing.assert_close(committee(text), sum(each) / 3)
+    assert not torch.allclose(each[0], each[1])
+    save_translator(committee.state_dict(), committee.dims, tmp_path / "committee.safetensors")
+    assert torch.equal(load_translator(tmp_path / "committee.safetensors")(text), committee(text))
 
 
 # --------------------------------------------------------------------------------------------------------- dropout

@@ -56,6 +56,18 @@ def test_a_step_may_be_shown_a_part_of_the_negatives_drawn_anew_and_none_twice(s
     assert losses[0] == losses[1] > losses[2]
 
 
+def test_copies_are_trained_by_losses_of_their_own(split):
+    """Each of a committee's members moves as if it were alone; no dropout, so that none draws anything."""
+    recipe = replace(TINY, dropout=0.0, copies=2)
+    committee, alone = (Trainer(replace(recipe, copies=copies), split.train, MACHINE) for copies in (2, 1))
+    alone.translator.load_state_dict(committee.members[1].state_dict())
+    for epoch in (1, 2):
+        for trainer in (committee, alone):
+            trainer.train_epoch(epoch, lambda: None)
+    for name, tensor in alone.translator.state_dict().items():
+        torch.testing.assert_close(committee.members[1].state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
+
+
 def test_the_regression_term_and_its_warm_up(split):
     recipe = replace(TINY, dropout=0.0, batch_size=10_000, infonce_weight=0.0, regression_weight=2.0)
     trainer = Trainer(recipe, split.train, MACHINE)
