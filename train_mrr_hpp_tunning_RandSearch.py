@@ -60,8 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     pruning = (
         "median: end a trial whose best MRR so far is below the median of finished trials at the same epoch, once 5 "
     )
-    pruning += "have finished, and not before a fifth of its epochs and the longest warm-up are over"
-    pruning += "; the named recipes go to the end"
+    pruning += "have finished, and not before a fifth of its epochs and the longest warm-up are over; no named recipe"
     parser.add_argument("--pruner", choices=("median", "none"), default="median", help=pruning)
     parser.add_argument("--keep", type=positive_int, default=3, help="keep the weights of so many of the best trials")
     parser.add_argument("--results", type=Path, default=Path("hpsearch_results.csv"), help="the table", metavar="CSV")
@@ -111,10 +110,7 @@ def main(argv: list[str] | None = None) -> None:
         "common to all": ", ".join([*changed, f"seed {space.base.seed}"]),
         **{name: " ".join(map(str, values)) for name, values in space.choices.items()},
         "starts from": ", ".join(f"{recipe.name}{space.changes(recipe)}" for recipe in space.named) or "none",
-        **{
-            f"not from {recipe.name}": f"no choice: {', '.join(f'{name}={value}' for name, value in lacks.items())}"
-            for recipe, lacks in space.left_out.items()
-        },
+        **{f"not from {recipe.name}": f"{lacks}: not among the choices" for recipe, lacks in space.left_out.items()},
         "line to beat": line_to_beat(store.rows(), space, linear),
         "device, precision": machine,
         "search": f"{args.models_dir}, rows in {args.results}",

@@ -49,13 +49,14 @@ class Space:
         return {recipe: self._configuration(recipe) for recipe in NAMED if recipe not in left_out}
 
     @property
-    def left_out(self) -> dict[Recipe, dict[str, Any]]:
-        """The named recipes that are not in the space, and their values that are none of a field's several choices."""
+    def left_out(self) -> dict[Recipe, str]:
+        """The named recipes that are not in the space, and their values that are none of a field's several choices, as
+        "dropout=0.5, tau=0.03"."""
         lacking = {}
         for recipe in NAMED:
             wanted = self._configuration(recipe).items()
-            if lacks := {name: value for name, value in wanted if value not in self.choices[name]}:
-                lacking[recipe] = lacks
+            if lacks := [f"{name}={value}" for name, value in wanted if value not in self.choices[name]]:
+                lacking[recipe] = ", ".join(lacks)
         return lacking
 
     def changes(self, recipe: Recipe) -> str:

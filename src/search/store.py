@@ -35,6 +35,7 @@ JOURNAL, LOCKS, BEST_RECIPE = "journal.log", "search.lock", "best_recipe.json"
 WHOLE_SEARCH, WHOLE_JOURNAL, FIRST_TRIAL = 0, 1, 2  # which lock is which
 OUTCOMES = {State.FINISHED: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.FAILED: TrialState.FAIL}
 TABLE_MEASURES = ("mrr", "recall_at_1", "recall_at_5", "recall_at_10", "challenge_mrr", "best_epoch", "epochs")
+FLAGS = {*COMMON, *SEARCHABLE, "sampler", "search_seed"}  # the settings that are the user's
 STARTED_FROM = "started_from"  # the column that tables of earlier versions lack
 TABLE_REMARKS = (STARTED_FROM, "training_seconds", "device", "precision", "ended", "run", "reason")
 
@@ -174,15 +175,9 @@ class SearchStore:
                 settings |= settings.pop(part)
         if differing := [name for name in theirs | ours if theirs.get(name) != ours.get(name)]:
             advice = "choose another --models-dir and --results, or remove it"
-            if set(differing) <= {
-                *COMMON,
-                *SEARCHABLE,
-                "sampler",
-                "search_seed",
-            }:  # an earlier version's choices, mostly
-                advice = (
-                    f"continue it with {' '.join(_flag(name, theirs.get(name)) for name in differing)}, or {advice}"
-                )
+            if set(differing) <= FLAGS:  # mostly the choices of an earlier version
+                flags = " ".join(_flag(name, theirs.get(name)) for name in differing)
+                advice = f"continue it with {flags}, or {advice}"
             raise _OtherSearch(f"holds a search with another {', '.join(differing)}; {advice}")
 
     def _check_trial(self, trial: FrozenTrial) -> None:

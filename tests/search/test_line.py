@@ -50,6 +50,7 @@ def test_the_verdict_names_what_no_trial_has_beaten():
 
 def test_the_linear_map_is_that_of_the_recipe(sample, tmp_path, monkeypatch):
     monkeypatch.setattr("src.training.fit.plot_strengths", lambda *args: None)
-    machine = choose_machine("cpu", "float32")
-    split = TrainingData.of(open_pairs(sample / "train/train.npz"), machine.device).split(0.1, 43)
-    assert linear_mrr(split) == fit(LINEAR, split, tmp_path, machine=machine).best["mrr"] > 0.2
+    machine, pairs = choose_machine("cpu", "float32"), open_pairs(sample / "train/train.npz")
+    narrow = {name: getattr(pairs, name)[:, :64] for name in ("text_embeddings", "image_embeddings")}
+    split = TrainingData.of(replace(pairs, **narrow), machine.device).split(0.1, 43)
+    assert linear_mrr(split) == fit(LINEAR, split, tmp_path, machine=machine).best["mrr"]

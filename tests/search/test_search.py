@@ -13,6 +13,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
+import src.search.space
 from src.common.files import InputError
 from src.data.pairs import open_pairs, open_test_captions, save_pairs
 from src.data.submissions import check_submission
@@ -148,7 +149,8 @@ def test_a_search_that_began_without_the_named_recipes_has_them_as_its_next_tria
     assert len(set(configurations(rows_of()))) == 5
 
 
-def test_the_pruner_ends_no_named_recipe(project):
+def test_named_recipes_are_not_pruned_and_those_that_are_the_same_in_the_space_are_one_trial(project, monkeypatch):
+    monkeypatch.setattr(src.search.space, "NAMED", (BASELINE, COMPACT, replace(COMPACT, name="wide", hidden_dim=9)))
     space = Space.of(SPACE.base, {"dropout": (0.1, 0.5), "lr": (3e-4, 1e-3), "tau": (0.01, 0.03)})
     store = SearchStore(
         folder=project / "models",
@@ -160,11 +162,12 @@ def test_the_pruner_ends_no_named_recipe(project):
         pruner=optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=0),
         keep=1,
     )
-    hopeless = []
+    hopeless, started_from = [], []
     for mrr in (0.5, 0.1, 0.2):
         trial = store.claim(3)
         hopeless.append(store.report(trial, 1, mrr))
-        store.end(trial, State.FINISHED, {"mrr": mrr})
+        started_from.append(store.end(trial, State.FINISHED, {"mrr": mrr})["started_from"])
+    assert started_from == ["baseline", "compact, wide", ""]
     assert hopeless == [False, False, True]  # the median of the first two is 0.3
 
 
