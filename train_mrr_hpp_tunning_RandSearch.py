@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 # AdamW without weight decay is Adam. No patience: a cosine schedule is to be gone through, and there is the pruner.
 BASE = replace(BASELINE, name="hpsearch", epochs=50, patience=0, optimizer="adamw")
-# Every value of a named recipe is among these. Left out is what changes `compact` on the sample by less than another seed
-# does (a regression loss, less weight or a warm-up of InfoNCE, noise 0.5, weight decay 0.1), and τ = 0.005, which takes a
-# quarter of its MRR.
+# Every value of a named recipe is among these. Left out is what changes `compact` on the sample by less than another
+# seed does (a regression loss, less weight or a warm-up of InfoNCE, noise 0.5, weight decay 0.1), and tau 0.005, which
+# takes a quarter of its MRR.
 CHOICES = {
     "lr": (2e-4, 3e-4, 5e-4, 1e-3),
     "batch_size": (128, 256, 1024, 4096),
