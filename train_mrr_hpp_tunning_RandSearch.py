@@ -11,6 +11,9 @@ Start it again after an interruption, or several times at once, on one machine o
 all work on the same search, and no trial is run twice. What is searched is CHOICES in this file. A flag replaces a
 field's choices: with one value the field is fixed, with several it is searched, whether CHOICES has it or not.
 
+The first trials are the named recipes (baseline, compact, …), with what flags fix: what is found is measured against
+them on the same split. One whose value is not among a field's several choices is left out.
+
 models/hpsearch/ gets the trials, best_recipe.json, and at the end plots of MRR against each hyperparameter and of
 their importance. Only the best --keep trials keep their weights. The best one predicts the submission.
 """
@@ -32,20 +35,21 @@ from src.training.runs import State
 if TYPE_CHECKING:
     from src.search.store import SearchStore, TrialRow
 
-# AdamW without weight decay is Adam, so the baseline's choices are among these.
-BASE = replace(BASELINE, name="hpsearch", epochs=50, optimizer="adamw")
+# AdamW without weight decay is Adam. No patience: a cosine schedule is to be gone through, and there is the pruner.
+BASE = replace(BASELINE, name="hpsearch", epochs=50, patience=0, optimizer="adamw")
+# Every value of a named recipe is among these. Left out is what changes `compact` on the sample by less than another
+# seed does (a regression loss, less weight or a warm-up of InfoNCE, noise 0.5, weight decay 0.1), and tau 0.005, which
+# takes a quarter of its MRR.
 CHOICES = {
-    "lr": (3e-4, 7e-4, 1e-3),
-    "batch_size": (1024, 2048, 3072, 4096),
-    "hidden_dim": (1024, 2048, 3072, 4096),
-    "regression_weight": (0.0, 0.1),
-    "infonce_weight": (0.5, 1.0),
-    "infonce_warmup_epochs": (0.0, 1.0, 3.0),
-    "tau": (0.005, 0.01, 0.02),
-    "dropout": (0.1, 0.3, 0.5),
-    "weight_decay": (0.0, 0.01, 0.1),
+    "lr": (2e-4, 3e-4, 5e-4, 1e-3),
+    "batch_size": (128, 256, 1024, 4096),
+    "hidden_dim": (1024, 2048, 3072),
+    "tau": (0.01, 0.02, 0.03, 0.05, 0.07),
+    "dropout": (0.1, 0.2, 0.3, 0.5),
+    "input_noise": (0.0, 0.1, 0.3),
+    "weight_decay": (0.0, 0.01, 0.05),
     "lr_schedule": ("constant", "cosine"),
-    "input_noise": (0.0, 0.3, 0.5),
+    "lr_warmup_epochs": (0.0, 3.0),
     "negatives": ("batch", "all"),
 }
 
@@ -58,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     pruning = (
         "median: end a trial whose best MRR so far is below the median of finished trials at the same epoch, once 5 "
     )
-    pruning += "have finished, and not before a fifth of its epochs and the longest warm-up are over"
+    pruning += "have finished, and not before a fifth of its epochs and the longest warm-up are over; no named recipe"
     parser.add_argument("--pruner", choices=("median", "none"), default="median", help=pruning)
     parser.add_argument("--keep", type=positive_int, default=3, help="keep the weights of so many of the best trials")
     parser.add_argument("--results", type=Path, default=Path("hpsearch_results.csv"), help="the table", metavar="CSV")
@@ -74,7 +78,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.trials > space.size:
         raise InputError(f"--trials {args.trials}: the space has {space.size:,} configurations; none is tried twice")
 
-    from src.search.loop import search  # after the command line: torch takes seconds to import
+    from src.search.line import line_to_beat, linear_mrr  # after the command line: torch takes seconds to import
+    from src.search.loop import search
     from src.search.store import JOURNAL, SearchStore
     from src.search.strategy import make_pruner
     from src.training.inputs import open_training_data
@@ -85,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     submission = None if args.submission == "none" else Path(args.submission)
     paths = data_paths(args, with_test=submission is not None)
     data = open_training_data(paths, machine.device)
-    data.split(space.base.val_fraction, space.base.effective_split_seed)  # an impossible one ends here, not each trial
+    split = data.split(space.base.val_fraction, space.base.effective_split_seed)  # an impossible one ends here
     inputs = (paths.train_npz, paths.keep_list, paths.val_npz, paths.test_npz)
     try_outputs((args.models_dir / JOURNAL, args.results, *([submission] if submission else [])), inputs)
     store = SearchStore(
@@ -98,6 +103,7 @@ def main(argv: list[str] | None = None) -> None:
         pruner=make_pruner(args.pruner, space),
         keep=args.keep,
     )
+    linear = linear_mrr(split)
     fixed = {name: value for name, value in asdict(space.base).items() if name not in (*space.choices, "name", "seed")}
     changed = [f"{name}={value}" for name, value in fixed.items() if value != getattr(BASELINE, name)]
     settings = {
@@ -105,6 +111,9 @@ def main(argv: list[str] | None = None) -> None:
         "sampler, pruner": f"{args.sampler} (seed {args.search_seed}), {args.pruner}",
         "common to all": ", ".join([*changed, f"seed {space.base.seed}"]),
         **{name: " ".join(map(str, values)) for name, values in space.choices.items()},
+        "starts from": ", ".join(f"{recipe.name}{space.changes(recipe)}" for recipe in space.named) or "none",
+        **{f"not from {recipe.name}": f"{lacks}: not among the choices" for recipe, lacks in space.left_out.items()},
+        "line to beat": line_to_beat(store.rows(), space, linear),
         "device, precision": machine,
         "search": f"{args.models_dir}, rows in {args.results}",
     }
@@ -113,11 +122,14 @@ def main(argv: list[str] | None = None) -> None:
     same = ("train_npz", "keep_list", "val_npz", "test_npz", "device", "precision")  # of the data and the machine
     given = {flag_of(name): getattr(args, name) for name in same if getattr(args, name) != parser.get_default(name)}
     retrain = "".join(f" {flag} {shlex.quote(str(value))}" for flag, value in given.items())
-    print_result(rows, store, retrain, submission)
+    print_result(rows, store, linear, retrain, submission)
 
 
-def print_result(rows: list["TrialRow"], store: "SearchStore", retrain: str, submission: Path | None) -> None:
-    """Print how a search ended."""
+def print_result(
+    rows: list["TrialRow"], store: "SearchStore", linear: float, retrain: str, submission: Path | None
+) -> None:
+    """Print how a search ended; `linear` is the linear map's MRR."""
+    from src.search.line import line_to_beat, verdict
     from src.search.report import HYPERPARAMETERS_PNG, IMPORTANCE_PNG
     from src.search.store import BEST_RECIPE, OUTCOMES, ranked
 
@@ -127,6 +139,7 @@ def print_result(rows: list["TrialRow"], store: "SearchStore", retrain: str, sub
     summary = {
         "trials": ", ".join(f"{counts[state]} {state}" for state in OUTCOMES),
         "pruning": f"saved {saved:,} of {len(rows) * epochs:,} epochs",
+        "line to beat": line_to_beat(rows, store.space, linear),
         "best trial": f"{best['trial']}, {store.run_dir(best['trial'])}",
         "its recipe": store.folder / BEST_RECIPE,
         "train it again": f"python train_mrr.py --recipe {shlex.quote(str(store.folder / BEST_RECIPE))}{retrain}",
@@ -136,6 +149,8 @@ def print_result(rows: list["TrialRow"], store: "SearchStore", retrain: str, sub
     if submission:
         summary["submission"] = submission
     print_settings(f"Best of {len(rows)} trials: validation MRR {best['mrr']:.4f}", summary)
+    if remark := verdict(rows, store.space, linear):
+        print(remark)
 
 
 if __name__ == "__main__":

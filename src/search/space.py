@@ -1,15 +1,16 @@
-"""The space of a search: some choices for each field of a recipe."""
+"""The space of a search: some choices for each field of a recipe, and where the named recipes are in it."""
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from src.training.recipe import OPTIONS, Recipe
+from src.training.recipe import OPTIONS, RECIPES, Recipe, difference
 
 # All trials have these in common: MRRs of different splits, or after different numbers of epochs, do not compare.
-COMMON = ("seed", "split_seed", "val_fraction", "epochs")
+COMMON = ("seed", "split_seed", "val_fraction", "epochs", "patience", "predict_with")
 SEARCHABLE = tuple(option.name for option in OPTIONS if option.name not in COMMON)
+NAMED = tuple(recipe for recipe in RECIPES.values() if recipe.model == "mlp")  # what a search has to beat
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,37 @@ class Space:
     def recipe(self, configuration: Mapping[str, Any]) -> Recipe:
         """The recipe of a choice for each field that has several."""
         return replace(self.base, **configuration)
+
+    @property
+    def named(self) -> dict[Recipe, dict[str, Any]]:
+        """The configurations of the named recipes, with which a search begins. A field with one choice has that, as if
+        it were a flag of theirs."""
+        left_out = self.left_out
+        return {recipe: self._configuration(recipe) for recipe in NAMED if recipe not in left_out}
+
+    @property
+    def left_out(self) -> dict[Recipe, str]:
+        """The named recipes that are not in the space, and their values that are none of a field's several choices, as
+        "dropout=0.5, tau=0.03"."""
+        lacking = {}
+        for recipe in NAMED:
+            wanted = self._configuration(recipe).items()
+            if lacks := [f"{name}={value}" for name, value in wanted if value not in self.choices[name]]:
+                lacking[recipe] = ", ".join(lacks)
+        return lacking
+
+    def changes(self, recipe: Recipe) -> str:
+        """What fields with one choice change in a named recipe, as " with hidden_dim=1024"; "" for nothing. What all
+        trials have in common is left out."""
+        common = {name: getattr(self.base, name) for name in COMMON}
+        brought = self.recipe(self._configuration(recipe))
+        changes = difference(_as_adamw(brought), _as_adamw(replace(recipe, **common)))
+        return f" with {changes}" if changes else ""
+
+    def _configuration(self, recipe: Recipe) -> dict[str, Any]:
+        return {name: getattr(_as_adamw(recipe), name) for name in self.choices}
+
+
+def _as_adamw(recipe: Recipe) -> Recipe:
+    """The same recipe by AdamW, if it can be: without weight decay Adam is that."""
+    return recipe if recipe.weight_decay else replace(recipe, optimizer="adamw")

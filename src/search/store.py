@@ -26,16 +26,18 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from src.common.files import InputError, now, write_json, write_text
 from src.common.locks import FileLocks
-from src.search.space import Space
+from src.search.space import COMMON, SEARCHABLE, Space
 from src.search.strategy import distributions, draw
-from src.training.recipe import recorded_recipe
+from src.training.recipe import flag_of, recorded_recipe
 from src.training.runs import BEST_LOSS, BEST_MRR, LAST, State, read_run, write_run
 
 JOURNAL, LOCKS, BEST_RECIPE = "journal.log", "search.lock", "best_recipe.json"
 WHOLE_SEARCH, WHOLE_JOURNAL, FIRST_TRIAL = 0, 1, 2  # which lock is which
 OUTCOMES = {State.FINISHED: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.FAILED: TrialState.FAIL}
 TABLE_MEASURES = ("mrr", "recall_at_1", "recall_at_5", "recall_at_10", "challenge_mrr", "best_epoch", "epochs")
-TABLE_REMARKS = ("training_seconds", "device", "precision", "ended", "run", "reason")
+FLAGS = {*COMMON, *SEARCHABLE, "sampler", "search_seed"}  # the settings that are the user's
+STARTED_FROM = "started_from"  # the column that tables of earlier versions lack
+TABLE_REMARKS = (STARTED_FROM, "training_seconds", "device", "precision", "ended", "run", "reason")
 
 TrialRow = dict[str, Any]  # of the table: a value for each column, "" for none
 
@@ -106,8 +108,8 @@ class SearchStore:
         return [trial.user_attrs["row"] for trial in self._trials() if trial.state.is_finished()]
 
     def claim(self, trials: int) -> optuna.Trial | None:
-        """A trial to run, of the first so many: one that a dead process has left, or the next of the list. None if all
-        have ended or are running in other processes."""
+        """A trial to run, of the first so many: one that a dead process has left, a named recipe's, or the next of the
+        list. None if all have ended or are running in other processes."""
         with self.exclusive():
             known = self._trials()
             unfinished = (t for t in known[:trials] if not t.state.is_finished())
@@ -115,7 +117,9 @@ class SearchStore:
             if free is None and len(known) >= trials:
                 return None
             if free is None:
-                params, choices = draw(self.space, known, self.sampler, self.seed), distributions(self.space)
+                tried, choices = [trial.params for trial in known], distributions(self.space)
+                named = (configuration for configuration in self.space.named.values() if configuration not in tried)
+                params = next(named, None) or draw(self.space, known, self.sampler, self.seed)
                 self.study.add_trial(create_trial(state=TrialState.WAITING, params=params, distributions=choices))
                 free = self._trials()[-1]
                 self._locks.acquire(FIRST_TRIAL + free.number)
@@ -125,12 +129,13 @@ class SearchStore:
             return trial
 
     def report(self, trial: optuna.Trial, epoch: int, mrr: float) -> bool:
-        """Record an epoch's MRR. Returns whether the pruner sees no hope."""
+        """Record an epoch's MRR. Returns whether the pruner sees no hope. A named recipe is seen through, because the
+        others are compared with it."""
         if trial.user_attrs["starts"]:  # how often, since it last got through an epoch
             trial.set_user_attr("starts", 0)
         if epoch not in self._trials()[trial.number].intermediate_values:  # by whoever ran it before
             trial.report(mrr, epoch)
-        return trial.should_prune()
+        return trial.params not in self.space.named.values() and trial.should_prune()
 
     def end(self, trial: optuna.Trial, state: State, results: dict[str, Any], reason: str = "") -> TrialRow:
         """Record how a trial ended, in its folder, the journal and all that is made from it. Returns its row."""
@@ -139,7 +144,8 @@ class SearchStore:
         if reached := self._trials()[trial.number].intermediate_values:
             best_epoch = max(reached, key=reached.__getitem__)
             values |= {"mrr": reached[best_epoch], "best_epoch": best_epoch, "epochs": max(reached)}
-        values |= results | trial.params | {"reason": " ".join(reason.split())}
+        names = ", ".join(recipe.name for recipe, params in self.space.named.items() if params == trial.params)
+        values |= results | trial.params | {STARTED_FROM: names, "reason": " ".join(reason.split())}
         row = {column: values.get(column, "") for column in self._columns}
         with self.exclusive():
             if state != State.FINISHED and (record := read_run(run_dir)):
@@ -167,9 +173,12 @@ class SearchStore:
         for settings in (theirs, ours):
             for part in ("base", "data", "choices"):  # the choices last: `base` has the lowest of what is searched
                 settings |= settings.pop(part)
-        if differing := ", ".join(name for name in theirs | ours if theirs.get(name) != ours.get(name)):
+        if differing := [name for name in theirs | ours if theirs.get(name) != ours.get(name)]:
             advice = "choose another --models-dir and --results, or remove it"
-            raise _OtherSearch(f"holds a search with another {differing}; {advice}")
+            if set(differing) <= FLAGS:  # mostly the choices of an earlier version
+                flags = " ".join(_flag(name, theirs.get(name)) for name in differing)
+                advice = f"continue it with {flags}, or {advice}"
+            raise _OtherSearch(f"holds a search with another {', '.join(differing)}; {advice}")
 
     def _check_trial(self, trial: FrozenTrial) -> None:
         """Raises an error unless a trial of the journal is one of this search."""
@@ -201,9 +210,10 @@ class SearchStore:
 
     def _write_table(self, rows: list[TrialRow]) -> None:
         """Write the rows as CSV. Raises InputError if the file there has rows that would be lost."""
-        text = pd.DataFrame(rows, columns=self._columns).to_csv(index=False)
+        table = pd.DataFrame(rows, columns=self._columns)
+        text, earlier = table.to_csv(index=False), table.drop(columns=STARTED_FROM).to_csv(index=False)
         there = self.results.read_text(encoding="utf-8", errors="replace") if self.results.exists() else ""
-        if lost := len(set(there.splitlines()) - set(text.splitlines())):
+        if lost := len(set(there.splitlines()) - set(text.splitlines()) - set(earlier.splitlines())):
             raise InputError(f"{self.results}: holds {lost} lines of something else; move it or name another --results")
         write_text(self.results, text)
 
@@ -226,6 +236,12 @@ class _JournalLock:
 
     def release(self) -> None:
         self.locks.release(WHOLE_JOURNAL)
+
+
+def _flag(name: str, value: Any) -> str:
+    """What to type for a setting, as a journal has it."""
+    words = map(str, value if isinstance(value, list) else [value])
+    return f"no {flag_of(name)}" if value is None else f"{flag_of(name)} {' '.join(words)}"
 
 
 def ranked(rows: list[TrialRow]) -> list[TrialRow]:

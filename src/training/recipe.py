@@ -58,7 +58,7 @@ class Recipe:
     batch_size: int = _option(4096, "captions a step, in whole image groups", low=1)
     negatives: str = _option("batch", "images each caption is told from", choices=("batch", "all"))
     max_negatives: int = _option(
-        0, "of all images, besides the batch's, at most so many, drawn for each step; 0: all", low=0
+        0, "with --negatives all: at most so many besides the batch's own, drawn for each step; 0: all", low=0
     )
     optimizer: str = _option("adam", "Adam, or AdamW with decoupled weight decay", choices=("adam", "adamw"))
     lr: float = _option(3e-4, "learning rate", low=0)
@@ -101,8 +101,6 @@ class Recipe:
                 if option.name not in used and getattr(self, option.name) != option.default:
                     flag = flag_of(option.name)
                     raise InputError(f"{flag}: has no effect on a {self.model} translator (see --recipe {self.model})")
-        if self.max_negatives and self.negatives == "batch":
-            raise InputError("--max-negatives: has no effect on --negatives batch")
         if self.lr == 0 or self.tau == 0 or self.infonce_weight + self.regression_weight == 0:
             raise InputError("--lr, --tau and the sum of the loss weights must be above 0")
 

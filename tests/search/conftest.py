@@ -10,19 +10,27 @@ import pandas as pd
 import pytest
 import torch
 
+import src.search.line
 import src.search.loop
+import src.search.space
 import src.training.job
+from src.training.recipe import BASELINE, COMPACT
 from tests.conftest import REPO
 
 SCRIPT = "train_mrr_hpp_tunning_RandSearch.py"
-# Twelve configurations, (dropout, lr, tau), of a translator that trains in no time.
+# Twelve configurations, (dropout, lr, tau), of a translator that trains in no time; no named recipe is among them.
 SMALL = (
     "--device cpu --epochs 2 --hidden-dim 16 --batch-size 512 --regression-weight 0 --infonce-weight 1 "
     "--infonce-warmup-epochs 0 --weight-decay 0 --lr-schedule constant --input-noise 0 --negatives batch "
+    "--lr-warmup-epochs 0 "
     "--dropout 0 0.1 --lr 1e-3 3e-3 --tau 0.01 0.02 0.05"
 )
 # The beginning of the list of --search-seed 0, as it has been from the first version on.
 LIST = [(0.1, 0.001, 0.02), (0.1, 0.003, 0.05), (0.0, 0.001, 0.05), (0.0, 0.003, 0.02), (0.0, 0.003, 0.01)]
+
+# More flags, for twelve others that have `baseline` and `compact` among them.
+WITH_NAMED = ("--dropout", 0.1, 0.5, "--lr", 3e-4, 1e-3, "--tau", 0.01, 0.03, 0.05)
+NAMED = [(0.1, 3e-4, 0.01), (0.5, 1e-3, 0.03)]
 
 
 class Killed(BaseException):
@@ -32,12 +40,15 @@ class Killed(BaseException):
 @pytest.fixture
 def project(sample, tmp_path, monkeypatch):
     """An empty project folder with the sample's data as the working directory. Searches leave out what would take most
-    of the time of ones as short as these: the pictures, and threads that wait for each other."""
+    of the time of ones as short as these: the pictures, the linear map, and threads that wait for each other. There are
+    two named recipes, whatever others come."""
     (tmp_path / "data").symlink_to(sample)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(REPO))
     monkeypatch.setattr(src.training.fit, "plot_curves", lambda *args: None)
     monkeypatch.setattr(src.search.loop, "draw_plots", lambda *args: None)
+    monkeypatch.setattr(src.search.line, "linear_mrr", lambda split: 0.99)
+    monkeypatch.setattr(src.search.space, "NAMED", (BASELINE, COMPACT))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield tmp_path

@@ -1,6 +1,7 @@
 """That kills, interruptions and company change nothing in what a search ends with."""
 
 import csv
+import importlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import src.search.loop
 import src.search.store
 import src.training.fit
 from src.common.locks import FileLocks
+from src.search.space import Space
 from src.search.store import FIRST_TRIAL, LOCKS
 from src.training.inputs import Part
 from src.training.recipe import load_recipe
@@ -23,7 +25,9 @@ from src.training.runs import BEST_MRR, LAST
 from tests.conftest import REPO
 from tests.search.conftest import (
     LIST,
+    NAMED,
     SCRIPT,
+    WITH_NAMED,
     Killed,
     configurations,
     lock_holder,
@@ -62,7 +66,7 @@ def epochs(monkeypatch):
 
 @pytest.mark.parametrize("error", [Killed, KeyboardInterrupt])
 def test_what_a_dead_process_left_continues_as_if_it_had_never_stopped(project, epochs, error):
-    flags = ("--trials", 2, "--epochs", 4, "--pruner", "none", "--submission", "none")
+    flags = ("--trials", 2, "--epochs", 4, "--pruner", "none", "--submission", "none", *WITH_NAMED)
     run_search(*flags, "--models-dir", "models/straight", "--results", "straight.csv")
     epochs(3, error)
     with pytest.raises(error):
@@ -75,6 +79,7 @@ def test_what_a_dead_process_left_continues_as_if_it_had_never_stopped(project, 
     assert len(measured) == 3 + 4  # all but the first epoch, which was saved, of one; the whole of the other
     assert not half_written.exists()
     assert without_times(rows_of()).equals(without_times(rows_of("straight.csv")))
+    assert configurations(rows_of()) == NAMED
 
 
 def test_an_epoch_that_is_saved_is_in_the_journal(project, monkeypatch):
@@ -204,20 +209,20 @@ def test_what_another_process_trains_is_left_to_it_and_taken_up_when_it_dies(pro
     monkeypatch.setattr(src.search.loop, "SECONDS_BETWEEN_LOOKS", 0.01)
     before_training(die)
     with pytest.raises(Killed):
-        run_search("--trials", 1, "--submission", "none")
+        run_search("--trials", 1, "--submission", "none", *WITH_NAMED)
     locks = project / "models/hpsearch" / LOCKS
     FileLocks(locks).release(FIRST_TRIAL)  # as this process, unlike one that was killed, still has it
     with lock_holder(locks, FIRST_TRIAL) as holder:
         trained = before_training()
         monkeypatch.setattr(time, "sleep", lambda seconds: (holder.kill(), holder.wait()))
-        run_search("--trials", 2, "--submission", "none")
-    assert [(recipe.dropout, recipe.lr, recipe.tau) for recipe in trained] == [LIST[1], LIST[0]]
+        run_search("--trials", 2, "--submission", "none", *WITH_NAMED)
+    assert [(recipe.dropout, recipe.lr, recipe.tau) for recipe in trained] == [NAMED[1], NAMED[0]]
     assert rows_of().trial.tolist() == [1, 2]
 
 
 @pytest.mark.slow
 def test_two_processes_killed_twice_end_with_every_trial_once_and_the_best_retrains(project, run_script):
-    trials = 20
+    script, trials = importlib.import_module(SCRIPT.removesuffix(".py")), 20
     space = ("--lr", "1e-3", "3e-3", "--hidden-dim", "16", "32", "--batch-size", "64", "128", "--epochs", "3")
     environment = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
 
@@ -251,8 +256,8 @@ def test_two_processes_killed_twice_end_with_every_trial_once_and_the_best_retra
     with (project / "hpsearch_results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["trial"]) for row in rows] == list(range(1, trials + 1))
-    searched = list(rows[0])[9 : list(rows[0]).index("training_seconds")]
-    assert len(searched) == 12
+    searched = list(rows[0])[9 : list(rows[0]).index("started_from")]
+    assert searched == list(Space.of(script.BASE, script.CHOICES).choices)
     assert len({tuple(row[name] for name in searched) for row in rows}) == trials
     assert {row["state"] for row in rows} <= {"finished", "pruned"}
     folder = project / "models/hpsearch"

@@ -13,18 +13,20 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
+import src.search.space
 from src.common.files import InputError
 from src.data.pairs import open_pairs, open_test_captions, save_pairs
 from src.data.submissions import check_submission
 from src.search.space import Space
+from src.search.store import SearchStore
 from src.search.strategy import distributions
-from src.training.recipe import BASELINE, load_recipe
-from src.training.runs import BEST_MRR, LAST
+from src.training.recipe import BASELINE, COMPACT, load_recipe
+from src.training.runs import BEST_MRR, LAST, State
 from tests.conftest import assert_input_error
-from tests.search.conftest import LIST, SCRIPT, configurations, rows_of, run_search
+from tests.search.conftest import LIST, NAMED, SCRIPT, WITH_NAMED, configurations, rows_of, run_search
 
 SPACE = Space.of(
-    replace(BASELINE, name="hpsearch", optimizer="adamw", epochs=2, hidden_dim=16, batch_size=512),
+    replace(BASELINE, name="hpsearch", optimizer="adamw", epochs=2, patience=0, hidden_dim=16, batch_size=512),
     {"dropout": (0.0, 0.1), "lr": (1e-3, 3e-3), "tau": (0.01, 0.02, 0.05)},
 )
 JOURNAL = "models/hpsearch/journal.log"
@@ -43,7 +45,7 @@ def test_a_search_ends_with_rows_best_weights_recipe_table_and_submission(projec
     printed = capsys.readouterr().out
     table = rows_of()
     measures = ["mrr", "recall_at_1", "recall_at_5", "recall_at_10", "challenge_mrr", "best_epoch", "epochs"]
-    remarks = ["training_seconds", "device", "precision", "ended", "run", "reason"]
+    remarks = ["started_from", "training_seconds", "device", "precision", "ended", "run", "reason"]
     assert list(table) == ["trial", "state", *measures, "dropout", "lr", "tau", *remarks]
     assert table.trial.tolist() == [1, 2, 3, 4, 5]
     assert set(table.state) == {"finished"}
@@ -107,6 +109,68 @@ def test_the_journal_of_earlier_versions_goes_on(project):
     assert configurations(rows_of()) == LIST
 
 
+# The named recipes
+
+
+def test_a_search_begins_with_the_named_recipes_and_ends_with_what_they_reach(project, before_training, capsys):
+    trained, flags = before_training(), ("--trials", 3, "--submission", "none", "--split-seed", 1, *WITH_NAMED)
+    run_search(*flags)
+    table, printed = rows_of(), capsys.readouterr().out
+    assert configurations(table)[:2] == NAMED
+    assert table.started_from.tolist() == ["baseline", "compact", ""]
+    search = {"name": "hpsearch", "split_seed": 1, "epochs": 2, "patience": 0, "optimizer": "adamw"}
+    assert trained[0] == replace(BASELINE, **search, hidden_dim=16, batch_size=512)
+
+    space = Space.of(SPACE.base, {"dropout": (0.1, 0.5), "lr": (3e-4, 1e-3), "tau": (0.01, 0.03, 0.05)})
+    assert f"starts from        baseline{space.changes(BASELINE)}, compact{space.changes(COMPACT)}\n" in printed
+    assert "line to beat       linear 0.9900\n" in printed
+    reached = zip(table.mrr, (BASELINE, COMPACT), (1, 2), strict=False)
+    ranked = sorted(reached, key=lambda each: -each[0])
+    ended = [f"{recipe.name} {mrr:.4f} (trial {trial}{space.changes(recipe)})" for mrr, recipe, trial in ranked]
+    line = ", ".join(["linear 0.9900", *ended])
+    assert f"line to beat    {line}\n" in printed
+    assert printed.splitlines()[-1].startswith("No trial is better than the linear map")
+    run_search(*flags)
+    assert f"line to beat       {line}\n" in capsys.readouterr().out
+
+
+def test_a_search_that_began_without_the_named_recipes_has_them_as_its_next_trials(project, monkeypatch):
+    """And its table gets the column that tells them."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Space, "named", {})
+        run_search("--trials", 2, "--submission", "none", *WITH_NAMED)
+    before, journal = rows_of(), project / JOURNAL
+    before.drop(columns="started_from").to_csv("hpsearch_results.csv", index=False)
+    journal.write_text(journal.read_text().replace('"started_from":"",', ""))
+    run_search("--trials", 5, "--submission", "none", *WITH_NAMED)
+    assert rows_of()[:2].equals(before)
+    assert rows_of().started_from.tolist() == ["", "", "baseline", "compact", ""]
+    assert configurations(rows_of())[2:4] == NAMED
+    assert len(set(configurations(rows_of()))) == 5
+
+
+def test_named_recipes_are_not_pruned_and_those_that_are_the_same_in_the_space_are_one_trial(project, monkeypatch):
+    monkeypatch.setattr(src.search.space, "NAMED", (BASELINE, COMPACT, replace(COMPACT, name="wide", hidden_dim=9)))
+    space = Space.of(SPACE.base, {"dropout": (0.1, 0.5), "lr": (3e-4, 1e-3), "tau": (0.01, 0.03)})
+    store = SearchStore(
+        folder=project / "models",
+        results=project / "results.csv",
+        space=space,
+        data={},
+        sampler="random",
+        seed=0,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=0),
+        keep=1,
+    )
+    hopeless, started_from = [], []
+    for mrr in (0.5, 0.1, 0.2):
+        trial = store.claim(3)
+        hopeless.append(store.report(trial, 1, mrr))
+        started_from.append(store.end(trial, State.FINISHED, {"mrr": mrr})["started_from"])
+    assert started_from == ["baseline", "compact, wide", ""]
+    assert hopeless == [False, False, True]  # the median of the first two is 0.3
+
+
 # Failures
 
 
@@ -158,20 +222,22 @@ def begun(project):
 
 
 @pytest.mark.parametrize(
-    ("flags", "named"),
+    ("flags", "named", "begun_with"),
     [
-        (("--lr", 1e-3, 5e-3), "lr"),
-        (("--lr", 1e-3), "lr"),
-        (("--epochs", 2), "epochs"),
-        (("--split-seed", 7), "split_seed"),
-        (("--search-seed", 7), "search_seed"),
-        (("--sampler", "tpe"), "sampler"),
-        (("--search-seed", 7, "--tau", 0.5, 0.6), "search_seed, tau"),
+        (("--lr", 1e-3, 5e-3), "lr", "--lr 0.001 0.003"),
+        (("--lr", 1e-3), "lr", "--lr 0.001 0.003"),
+        (("--epochs", 2), "epochs", "--epochs 1"),
+        (("--split-seed", 7), "split_seed", "no --split-seed"),
+        (("--search-seed", 7), "search_seed", "--search-seed 0"),
+        (("--sampler", "tpe"), "sampler", "--sampler random"),
+        (("--search-seed", 7, "--tau", 0.5, 0.6), "search_seed, tau", "--search-seed 0 --tau 0.01 0.02 0.05"),
     ],
 )
-def test_a_folder_with_another_search_is_refused(begun, flags, named):
+def test_a_folder_with_another_search_is_refused(begun, flags, named, begun_with):
     before = rows_of()
-    with pytest.raises(InputError, match=rf"another {named}; choose another --models-dir"):
+    with pytest.raises(
+        InputError, match=rf"another {named}; continue it with {begun_with}, or choose another --models-"
+    ):
         run_search("--trials", 2, "--epochs", 1, "--submission", "none", *flags)
     assert rows_of().equals(before)
 
@@ -179,7 +245,7 @@ def test_a_folder_with_another_search_is_refused(begun, flags, named):
 def test_a_folder_with_a_search_on_other_data_is_refused(begun, sample):
     pairs = open_pairs(sample / "train/train.npz")
     save_pairs(pairs.select(np.arange(len(pairs)) > 0), begun / "other.npz")
-    with pytest.raises(InputError, match="another train_fingerprint"):
+    with pytest.raises(InputError, match="another train_fingerprint; choose"):
         run_search("--trials", 2, "--epochs", 1, "--submission", "none", "--train-npz", "other.npz")
 
 
@@ -229,7 +295,7 @@ def test_help_shows_every_flag(run_script):
     flags = "--trials --search-seed --sampler --pruner --keep --results --submission --models-dir --device --lr"
     for flag in (*flags.split(), "--weight-decay", "--epochs", "--split-seed"):
         assert flag in result.stdout
-    assert "(default: 1024 2048 3072 4096)" in " ".join(result.stdout.split())
+    assert "(default: 1024 2048 3072)" in " ".join(result.stdout.split())
 
 
 ERROR_THEN_HEAVY_MODULES = """

@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState, create_trial
 
+import src.search.space
 from src.common.files import InputError
 from src.search.space import Space
 from src.search.strategy import distributions, draw
-from src.training.recipe import BASELINE
+from src.training.recipe import BASELINE, RECIPES
 from tests.search.conftest import LIST, SCRIPT, configurations, rows_of, run_search
 
 CHOICES = {"tau": (0.05, 0.01, 0.02), "dropout": (0.0, 0.1), "lr": [3e-3, 1e-3, 1e-3]}
@@ -36,12 +37,28 @@ def test_a_space_sorts_its_choices_and_fixes_the_rest():
     assert SPACE.recipe({"lr": 3e-3, "tau": 0.05}) == replace(BASELINE, dropout=0.0, lr=3e-3, tau=0.05)
 
 
-def test_the_default_space_holds_the_baseline_and_its_list_is_the_one_ever(project):
+def test_a_named_recipe_is_in_a_space_unless_some_choices_lack_its_value(monkeypatch):
+    small = replace(BASELINE, name="small", lr=1e-3, hidden_dim=64, optimizer="adamw", weight_decay=0.1, epochs=9)
+    monkeypatch.setattr(src.search.space, "NAMED", (BASELINE, small))
+
+    space = Space.of(BASELINE, {"lr": (3e-4, 1e-3), "weight_decay": (0.0, 0.1), "hidden_dim": [512], "tau": [0.01]})
+    assert space.named == {BASELINE: {"lr": 3e-4, "weight_decay": 0.0}, small: {"lr": 1e-3, "weight_decay": 0.1}}
+    assert space.left_out == {}
+    assert space.changes(BASELINE) == " with hidden_dim=512"
+    assert space.changes(small) == " with hidden_dim=512,optimizer=adam"
+
+    space = Space.of(BASELINE, {"lr": (1e-3, 2e-3), "optimizer": ("adam", "adamw"), "hidden_dim": (64, 512)})
+    assert space.named == {small: {"hidden_dim": 64, "optimizer": "adamw", "lr": 1e-3}}
+    assert space.left_out == {BASELINE: "hidden_dim=3072, lr=0.0003"}
+    assert space.changes(small) == " with weight_decay=0.0"
+
+
+def test_every_named_recipe_is_in_the_default_space_as_it_is():
+    """One that is not needs its values among CHOICES."""
     script = importlib.import_module(SCRIPT.removesuffix(".py"))
-    assert all(getattr(BASELINE, name) in values for name, values in script.CHOICES.items())
-    first, second = listed(2, 0, Space.of(script.BASE, script.CHOICES))
-    assert tuple(first.values()) == (2048, 0.3, 0.3, 4096, "batch", 0.0007, "cosine", 0.0, 0.01, 0.5, 3.0, 0.1)
-    assert tuple(second.values()) == (2048, 0.1, 0.3, 2048, "batch", 0.001, "cosine", 0.01, 0.005, 1.0, 3.0, 0.0)
+    space = Space.of(script.BASE, script.CHOICES)
+    assert space.left_out == {}
+    assert {f"{recipe.name}{space.changes(recipe)}" for recipe in space.named} == RECIPES.keys() - {"linear", "kernel"}
 
 
 def test_a_seed_has_one_list():
@@ -71,8 +88,10 @@ def test_tpe_draws_what_did_well():
 def test_flags_narrow_fix_and_widen_the_space(project, capsys):
     run_search("--trials", 2, "--lr", 3e-3, 3e-3, "--tau", 0.02, 0.01, "--weight-decay", 0, 0.1, "--epochs", 1)
     printed = capsys.readouterr().out
+    assert "starts from        baseline with hidden_dim=16,batch_size=512,lr=0.003\n" in printed
+    assert "not from compact   dropout=0.5, weight_decay=0.05, tau=0.03: not among the choices\n" in printed
     assert "2 of 8 configurations; 0 have ended already" in printed
-    assert "hidden_dim=16, epochs=1, batch_size=512, optimizer=adamw, lr=0.003, seed 43\n" in printed
+    assert "hidden_dim=16, epochs=1, patience=0, batch_size=512, optimizer=adamw, lr=0.003, seed 43\n" in printed
     assert {"tau", "dropout", "weight_decay"} < set(rows_of().columns)
     assert "lr" not in rows_of().columns
 

@@ -51,7 +51,9 @@ def test_the_compact_recipe_is_small_and_regularised():
         ("name", "../elsewhere"),
         ("optimizer", "sgd"),
         ("negatives", None),
-        ("max_negatives", 4096),  # of the batch's?
+        ("max_negatives", -1),
+        ("copies", 0),
+        ("depth", 0),
         ("infonce_weight", 0.0),
     ],
 )
