@@ -16,13 +16,13 @@ from src.common.cli import Parser, print_settings
 from src.common.endings import run_main
 from src.common.files import InputError, copy_file, try_outputs
 from src.flags import add_job_arguments, add_recipe_arguments, data_paths, override
-from src.training.recipe import BASELINE, RECIPES, describe_recipe, load_recipe
+from src.training.recipe import BASELINE, RECIPE_HELP, describe_recipe, load_recipe, sized
 from src.training.runs import BEST_MRR, CURVES, REFIT, RUN_JSON, SUBMISSION, RunRecord, State, folder_name, state_of
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(__doc__)
-    parser.add_argument("--recipe", default="baseline", help=f"{', '.join(RECIPES)}, or a JSON file of its fields")
+    parser.add_argument("--recipe", default="baseline", help=RECIPE_HELP)
     add_job_arguments(parser)
     parser.add_argument("--run-name", help="of the folder in --models-dir (default: from recipe, data and seed)")
     parser.add_argument(
@@ -34,16 +34,18 @@ def main(argv: list[str] | None = None) -> None:
     add_recipe_arguments(parser, BASELINE)
     args = parser.parse_args(argv)
     base = load_recipe(args.recipe)
-    recipe = override(base, args)
+    override(base, args)  # values that cannot be used end it here
 
     from src.training.inputs import open_training_data  # after the command line: torch takes seconds to import
     from src.training.job import describe_data, train_run
     from src.training.machine import choose_machine
 
     machine = choose_machine(args.device, args.precision)
-    submission = None if args.submission == "none" else Path(args.submission or f"submission_mrr_{recipe.name}.csv")
+    submission = None if args.submission == "none" else Path(args.submission or f"submission_mrr_{base.name}.csv")
     paths = data_paths(args, with_test=submission is not None)
     data = open_training_data(paths, machine.device)
+    base = sized(base, len(data.train.pairs))
+    recipe = override(base, args)
     run_dir = args.models_dir / (args.run_name or folder_name(recipe, base, paths.tag))
     state = state_of(run_dir, recipe, data.record)
     if state == State.FINISHED and args.resume:

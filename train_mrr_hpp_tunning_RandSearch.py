@@ -44,13 +44,17 @@ CHOICES = {
     "lr": (2e-4, 3e-4, 5e-4, 1e-3),
     "batch_size": (128, 256, 1024, 4096),
     "hidden_dim": (1024, 2048, 3072),
+    "depth": (1, 3),
+    "norm": ("layer", "none"),
+    "copies": (1, 3),
     "tau": (0.01, 0.02, 0.03, 0.05, 0.07),
     "dropout": (0.1, 0.2, 0.3, 0.5),
     "input_noise": (0.0, 0.1, 0.3),
     "weight_decay": (0.0, 0.01, 0.05),
     "lr_schedule": ("constant", "cosine"),
-    "lr_warmup_epochs": (0.0, 3.0),
+    "lr_warmup_epochs": (0.0, 0.5, 3.0),
     "negatives": ("batch", "all"),
+    "max_negatives": (0, 4096),
 }
 
 

@@ -24,7 +24,7 @@ from src.common.files import InputError, try_outputs
 from src.common.paths import MODELS_DIR, TRAIN_NPZ
 from src.ensembles.members import UNLIKE
 from src.flags import add_job_arguments, data_paths
-from src.training.recipe import RECIPES
+from src.training.recipe import load_recipe, sized
 
 if TYPE_CHECKING:
     from src.ensembles.held_out import Run
@@ -283,9 +283,10 @@ def train_unlike(args: argparse.Namespace) -> None:
     from src.training.machine import choose_machine
     from src.training.runs import SUBMISSION, read_run
 
-    recipes = [replace(RECIPES[name], seed=0, split_seed=args.split_seed) for name in UNLIKE]
     machine, paths = choose_machine(args.device, args.precision), data_paths(args)
     data = open_training_data(paths, machine.device)
+    own = [sized(load_recipe(name), len(data.train.pairs)) for name in UNLIKE]
+    recipes = [replace(recipe, seed=0, split_seed=args.split_seed) for recipe in own]
     plot = args.models_dir / CURVE
     try_outputs([args.submission, plot], (paths.train_npz, paths.keep_list, paths.val_npz, paths.test_npz))
     settings = {

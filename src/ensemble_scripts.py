@@ -10,7 +10,7 @@ from src.common.paths import CLIP_NPZ
 from src.ensemble import add_combine_arguments, combine_files
 from src.ensembles.members import Ensemble, Member, member_files
 from src.flags import add_job_arguments, add_recipe_arguments, data_paths, override
-from src.training.recipe import RECIPES, describe_recipe, load_recipe
+from src.training.recipe import RECIPE_HELP, describe_recipe, load_recipe, sized
 from src.training.runs import RUN_JSON
 
 
@@ -19,14 +19,12 @@ def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -
     parser, own = Parser(doc), ensemble.recipe
     parser.add_argument("--seeds", type=int, nargs="+", default=list(ensemble.reference_mrr), help="members to train")
     parser.add_argument("--dry-run", action="store_true", help="only list what would be trained and what exists")
-    recipes = f"{', '.join(RECIPES)}, or a JSON file of its fields (default: the script's own, {own.name})"
-    parser.add_argument("--recipe", help=recipes)
+    parser.add_argument("--recipe", help=f"{RECIPE_HELP} (default: the script's own, {own.name})")
     add_job_arguments(parser, train_npz=ensemble.train_npz)
     add_recipe_arguments(parser, own, without=("seed",))
     args = parser.parse_args(argv)
-    # A member keeps its recipe's name, by which it is combined.
-    base = replace(load_recipe(args.recipe), name=own.name) if args.recipe else own
-    recipe = override(base, args)
+    base = load_recipe(args.recipe) if args.recipe else own
+    override(base, args)  # values that cannot be used end it here
     if args.train_npz == CLIP_NPZ:
         require_file(CLIP_NPZ, "make it with `python -m src.clip_filter_pairs`")
 
@@ -39,6 +37,9 @@ def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -
 
     machine, paths = choose_machine(args.device, args.precision), data_paths(args)
     data = open_training_data(paths, machine.device)
+    # A member keeps its recipe's name, by which it is combined.
+    base = replace(sized(base, len(data.train.pairs)), name=own.name)
+    recipe = override(base, args)
     members = ensemble.members(*dict.fromkeys(args.seeds))
     tasks = [plan(replace(recipe, seed=member.seed), data, args.models_dir / member.run_name) for member in members]
     given_up = ensemble.given_up(recipe)

@@ -97,7 +97,8 @@ def _recorded_seconds(recipe: Recipe, models_dir: Path) -> list[float]:
     """What the finished runs of a recipe, by any seed, took to train."""
     finished = [record for _, record in recorded_runs(models_dir) if record.status == State.FINISHED]
     of_recipe = [record.results for record in finished if replace(record.recipe, seed=recipe.seed) == recipe]
-    return [each.training_seconds for each in of_recipe if each and math.isfinite(each.training_seconds)]
+    seconds = [each.training_seconds + (each.refit_seconds or 0.0) for each in of_recipe if each]
+    return [each for each in seconds if math.isfinite(each)]
 
 
 def tabulate(tasks: Sequence[Task]) -> pd.DataFrame:

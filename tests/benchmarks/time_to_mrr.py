@@ -8,7 +8,7 @@ from pathlib import Path
 from src.data.pairs import open_pairs
 from src.training.fit import fit
 from src.training.machine import Machine
-from src.training.recipe import Recipe
+from src.training.recipe import Recipe, sized
 from tests.benchmarks.measuring import Cost, Row
 from tests.benchmarks.reference_training import mrr_by_time
 from tests.benchmarks.training import reference_trainer, split_of
@@ -25,7 +25,9 @@ def measure_time_to_mrr(train_npz: Path, baseline: Recipe, recipe: Recipe, machi
     """
     pairs = open_pairs(train_npz)
     split = split_of(pairs, baseline, machine.device)
-    recipe = replace(recipe, val_fraction=baseline.val_fraction, split_seed=baseline.effective_split_seed)
+    recipe = replace(
+        sized(recipe, len(pairs)), val_fraction=baseline.val_fraction, split_seed=baseline.effective_split_seed
+    )
     started = time.perf_counter()  # the reference comes first: ours changes how this process's malloc works
     history = mrr_by_time(reference_trainer(split.train, baseline, machine.device), split.validation, baseline)
     whole = time.perf_counter() - started

@@ -16,7 +16,7 @@ from src.ensembles.members import UNLIKE
 from src.ensembles.training import carry_out
 from src.training.inputs import Part
 from src.training.model import ResidualMLP
-from src.training.recipe import BASELINE, KERNEL, RECIPES
+from src.training.recipe import BASELINE, KERNEL, RECIPES, load_recipe
 from src.training.runs import LAST, State, read_run
 from tests.ensembles.test_averaging import unit
 
@@ -94,7 +94,7 @@ def test_an_interrupted_member_continues(trained, project, monkeypatch):
         return measure(self, translator)
 
     with monkeypatch.context() as patch:
-        patch.setattr("src.training.fit.SECONDS_BETWEEN_CHECKPOINTS", 0)
+        patch.setattr("src.training.checkpoint.SECONDS_BETWEEN_CHECKPOINTS", 0)
         patch.setattr(Part, "measure", interrupt_in_the_second_epoch)
         with pytest.raises(KeyboardInterrupt):
             train(70)
@@ -136,4 +136,4 @@ def test_members_that_train_on_another_split_are_refused(trained, project):
 
 def test_the_recipes_hold_out_as_many_images():
     """Or their common split is none."""
-    assert {RECIPES[name].val_fraction for name in UNLIKE} == {KERNEL.val_fraction}
+    assert {load_recipe(name).val_fraction for name in UNLIKE} == {KERNEL.val_fraction}

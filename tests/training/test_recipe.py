@@ -7,14 +7,17 @@ import pytest
 
 from src.common.files import InputError
 from src.training.recipe import (
+    AUTO,
     BASELINE,
     COMPACT,
     KERNEL,
     LINEAR,
     RECIPES,
+    STRONG,
     describe_recipe,
     difference,
     load_recipe,
+    sized,
 )
 
 
@@ -23,6 +26,17 @@ def test_the_baseline_is_the_one_to_reproduce():
     assert (BASELINE.optimizer, BASELINE.lr, BASELINE.batch_size) == ("adam", 3e-4, 4096)
     assert (BASELINE.val_fraction, BASELINE.seed, BASELINE.epochs) == (0.1, 43, 500)
     assert BASELINE.effective_split_seed == 43
+
+
+def test_auto_is_strong_suited_to_the_number_of_captions_and_nothing_else_is():
+    small, middle, large = (sized(AUTO, captions) for captions in (3_000, 10_000, 125_000))
+    assert large == replace(STRONG, name="auto")
+    assert small.dropout > middle.dropout == large.dropout
+    assert small.epochs > middle.epochs > large.epochs
+    own = replace(AUTO, lr=1e-3)  # as a run may have recorded it
+    for recipe in (STRONG, BASELINE, own):
+        assert sized(recipe, 3_000) is recipe
+    assert load_recipe("auto") is AUTO
 
 
 def test_the_compact_recipe_is_small_and_regularised():
