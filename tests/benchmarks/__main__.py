@@ -27,7 +27,7 @@ from src.common.paths import TRAIN_NPZ
 from src.data.npz import isal_zlib as zlib
 from src.training.machine import choose_machine
 from src.training.recipe import BASELINE, RECIPE_HELP, load_recipe
-from tests.benchmarks.measuring import Row, Sizes, describe_cpu
+from tests.benchmarks.measuring import Row, Sizes, describe_cpu, markdown
 from tests.benchmarks.opening import make_train_npz, measure_opening
 from tests.benchmarks.ranking import measure_ranking
 from tests.benchmarks.submissions import measure_submissions
@@ -118,12 +118,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def print_table(rows: list[Row]) -> None:
     """As Markdown, and below it what there is to say of each row."""
-    table = [HEADER, ["---"] * len(HEADER), *(row.cells() for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    print()
-    for cells in table:
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |")
-    print()
+    print("\n" + markdown([HEADER, *(row.cells() for row in rows)]) + "\n")
     for row in rows:
         if row.note:
             print(f"- {row.work}: {row.note}")

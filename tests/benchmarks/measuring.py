@@ -124,3 +124,11 @@ def describe_cpu() -> str:
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB of memory"
+
+
+def markdown(table: list[list[str]]) -> str:
+    """A table in Markdown, the first row its header."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [table[0], ["-" * width for width in widths], *table[1:]]
+    padded = [[cell.ljust(width) for cell, width in zip(cells, widths, strict=True)] for cells in lines]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in padded)

@@ -1,0 +1,142 @@
+"""What each ingredient of `strong` is worth: the recipe without it, on the same splits and seeds.
+
+    python -m tests.benchmarks.ablation                                          # on the data in data/
+    python -m tests.benchmarks.ablation --train-npz language/train.npz --seeds 0 1 2
+    python -m tests.benchmarks.ablation --images 2500 --only tau copies          # of a part of the images, some rows
+
+Every row is trained on the training part of the splits of all seeds, and measured on what they hold out; what is
+compared are means over seeds, and the differences seed by seed. The recipe is suited to the number of captions, as
+`--recipe auto` suits it, but has one MLP, for each of several is as much work. Nothing is refitted: what that is worth,
+the row tells that leaves out as many images as refitting adds. Runs that are finished are not trained again.
+"""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from src.common.cli import Parser, add_machine_arguments, print_settings
+from src.common.endings import run_main
+from src.common.files import InputError
+from src.common.paths import TRAIN_NPZ
+from src.data.splits import validation_images
+from src.training.inputs import DataPaths, TrainingData, open_training_data
+from src.training.job import train_run
+from src.training.machine import Machine, choose_machine
+from src.training.recipe import AUTO, COMPACT, KERNEL, LINEAR, Recipe, difference, sized
+from src.training.runs import State, read_run, state_of
+from tests.benchmarks.measuring import markdown
+
+# What takes the place of an ingredient. What makes no difference to the recipe at hand is left out of the table.
+CHANGES = {
+    "copies": {"copies": 3},
+    "depth": {"depth": 3},
+    "norm": {"norm": "layer"},
+    "both": {"depth": 3, "norm": "layer"},
+    "width": {"hidden_dim": 1024},
+    "dropout": {"dropout": 0.0},
+    "noise": {"input_noise": 0.0},
+    "more noise": {"dropout": 0.5, "input_noise": 0.5},
+    "batch": {"batch_size": 1024, "lr": 1e-3},
+    "negatives": {"negatives": "batch", "max_negatives": 0},
+    "sampling": {"max_negatives": 0},
+    "schedule": {"lr_schedule": "constant"},
+    "decay": {"weight_decay": 0.0},
+    "tau": {"tau": 0.03},
+    "higher tau": {"tau": 0.07},
+    "regression": {"regression_weight": 0.1},
+}
+FEWER = "fewer images"  # by what refitting adds
+OTHERS = {recipe.name: replace(recipe, predict_with="best") for recipe in (COMPACT, KERNEL, LINEAR)}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("--train-npz", type=Path, default=TRAIN_NPZ, help="pairs to train on and to hold out of")
+    parser.add_argument("--images", type=int, help="take so many of the images (default: all)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of splits and initialisations")
+    rows = [*CHANGES, FEWER, *OTHERS]
+    parser.add_argument("--only", nargs="+", choices=rows, metavar="ROW", default=rows, help=", ".join(rows))
+    parser.add_argument("--models-dir", type=Path, default=Path("models/ablation"), help="each run gets a folder here")
+    add_machine_arguments(parser)
+    args = parser.parse_args(argv)
+    machine = choose_machine(args.device, args.precision)
+    data = open_training_data(DataPaths(train_npz=args.train_npz, test_npz=None), machine.device)
+    if args.images:
+        data = first_images(data, args.images)
+    strong = replace(sized(AUTO, data.record.train_captions), copies=1, predict_with="best")
+    recipes = {"strong, one MLP": strong} | {name: recipe_of(name, strong) for name in args.only}
+    recipes = {name: recipe for name, recipe in recipes.items() if name == FEWER or recipe != strong or "," in name}
+    settings = {
+        "pairs": f"{args.train_npz}: {data.record.train_captions:,} captions, {data.record.train_images:,} images",
+        "seeds": " ".join(map(str, args.seeds)),
+        "runs": args.models_dir,
+        "device, precision": machine,
+    }
+    print_settings("Ablation", settings)
+    mrrs = {name: [] for name in recipes}
+    with tqdm(total=len(recipes) * len(args.seeds), unit="run") as bar:
+        for seed in args.seeds:  # seed by seed: what there is after an interruption compares
+            for name, recipe in recipes.items():
+                bar.set_postfix_str(f"{name}, seed {seed}")
+                folder = args.models_dir / f"{name.replace(' ', '_').replace(',', '')}_seed{seed}"
+                job = replace(recipe, seed=seed), data
+                mrrs[name].append(measure(*(with_fewer_images(*job) if name == FEWER else job), folder, machine))
+                bar.update()
+    print(markdown(tabulate(mrrs, recipes, strong)))
+
+
+def recipe_of(name: str, strong: Recipe) -> Recipe:
+    """The recipe of a row."""
+    return OTHERS.get(name) or replace(strong, **CHANGES.get(name, {}))
+
+
+def first_images(data: TrainingData, count: int) -> TrainingData:
+    """Some of the images, in an order of their names' hashes. Raises InputError if there are no more."""
+    if not 1 < count < data.record.train_images:
+        raise InputError(f"--images {count}: expected more than 1 and fewer than {data.record.train_images:,}")
+    names = data.train.pairs.image_names
+    return data.without(validation_images(names, 1 - count / len(names), 0), f"all but {count} images")
+
+
+def with_fewer_images(recipe: Recipe, data: TrainingData) -> tuple[Recipe, TrainingData]:
+    """The recipe, and the data without as large a share of the images that train as those are that validate of all. The
+    same validate: they are the first of an order by which more or fewer of the others make no difference."""
+    names, seed = data.train.pairs.image_names, recipe.effective_split_seed
+    validates = np.zeros(len(names), np.bool_)
+    validates[data.images] = validation_images(names[data.images], recipe.val_fraction, seed)
+    trains = data.images & ~validates
+    left_out = trains.copy()
+    left_out[trains] = validation_images(names[trains], recipe.val_fraction, seed + 1)
+    fewer = data.without(left_out, f"a part that seed {seed} trains on")
+    return replace(recipe, val_fraction=float(validates.sum() / fewer.images.sum())), fewer
+
+
+def measure(recipe: Recipe, data: TrainingData, run_dir: Path, machine: Machine) -> float:
+    """The validation MRR of a run, which is trained unless it is finished."""
+    state = state_of(run_dir, recipe, data.record)
+    if state != State.FINISHED:
+        bar = {"leave": False, "position": 1, "desc": run_dir.name}
+        train_run(recipe, data, run_dir, machine=machine, resume=state == State.TO_RESUME, bar=bar)
+    record = read_run(run_dir)
+    assert record is not None, "it is finished"
+    assert record.results is not None, "it is finished"
+    return record.results.mrr
+
+
+def tabulate(mrrs: dict[str, list[float]], recipes: dict[str, Recipe], strong: Recipe) -> list[list[str]]:
+    """A row for each recipe: the MRR, mean ± s.d. over seeds, and the mean difference, ± its standard error."""
+    (first, *_), rows = mrrs.values(), [["recipe", "MRR", "difference"]]
+    for name, values in mrrs.items():
+        gain = np.subtract(values, first)
+        error = gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else math.nan
+        changes = name if recipes[name].name != strong.name else difference(recipes[name], strong) or name
+        spread = f"{np.mean(values):.4f} ± {np.std(values):.4f}"
+        rows.append([changes, spread, f"{gain.mean():+.4f} ± {error:.4f}"])
+    return rows
+
+
+if __name__ == "__main__":
+    run_main(main)
