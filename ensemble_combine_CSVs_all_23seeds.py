@@ -6,7 +6,7 @@
     python ensemble_combine_CSVs_all_23seeds.py a.csv b.csv            # these instead
 
 The members' submissions are models/<recipe>_seed<seed>/submission.csv; what is missing is named together with the
-command that makes it. The mean is the plain arithmetic one, unless --normalize or --weights is given.
+command that makes it. The mean is the plain arithmetic one, unless --normalize, --weights or --expand is given.
 """
 
 from pathlib import Path

@@ -1,6 +1,7 @@
 """Ensembles: average submissions, measure means of runs, weigh runs, train and average unlike ones in a given time.
 
     python -m src.ensemble combine a.csv b.csv --output submission_ab.csv       # any submissions
+    python -m src.ensemble combine a.csv --expand 4 --output submission_a4.csv  # each with its neighbours
     python -m src.ensemble evaluate models/common_split                         # how good the mean of runs is
     python -m src.ensemble select models/common_split                           # which of them to average, how weighted
     python -m src.ensemble train --minutes 60                                   # the best ensemble of an hour
@@ -53,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         command.add_argument("runs", type=Path, nargs="*", default=[MODELS_DIR], help="folders of runs, or above them")
         command.add_argument("--on", type=Path, default=TRAIN_NPZ, metavar="NPZ", help="unfiltered pairs to measure on")
         add_device_argument(command)
+    add_expand_argument(evaluate)
     how = evaluate.add_mutually_exclusive_group()
     against = "give differences from this run, or the mean of these, and not from the best single run"
     how.add_argument("--against", type=Path, nargs="+", default=[], metavar="RUNS", help=against)
@@ -86,19 +88,40 @@ def add_combine_arguments(parser: argparse.ArgumentParser, output: Path | None =
     weights = "uniform; mrr: by the validation MRR that the run of each file recorded; 3,1,2: by a number for each file"
     parser.add_argument("--weights", default="uniform", help=weights)
     parser.add_argument("--models-dir", type=Path, default=MODELS_DIR, help="where the runs are")
+    add_expand_argument(parser)
+
+
+def add_expand_argument(parser: argparse.ArgumentParser) -> None:
+    expand = "add to each prediction its K nearest of other captions; one fewer than captions an image (default: none)"
+    parser.add_argument("--expand", type=positive_int, default=0, metavar="K", help=expand)
 
 
 def combine_files(args: argparse.Namespace) -> None:
-    """The mean of submissions, from CSV files alone: caption by caption, in the order of the first file."""
+    """The mean of submissions, from CSV files alone: caption by caption, in the order of the first file.
+
+        python -m src.ensemble combine a.csv b.csv --output submission_ab.csv
+        python -m src.ensemble combine a.csv b.csv --expand 4 --output submission_ab4.csv
+
+    Where a file has several captions of most images, predictions that are near each other are often of one image:
+    --expand adds to each mean, as unit vectors, the K nearest means of other captions, weighted by their cosines. One
+    file alone can be expanded too. With five captions an image take K = 4, one fewer. This uses the other captions of
+    the file, which is allowed for a leaderboard, but says nothing of a single caption asked alone: it has no others.
+    See first what it brings: `evaluate --expand`.
+    """
     from src.ensembles.averaging import refuse_twice
 
     try_outputs([args.output], args.files)
     refuse_twice(args.files)
     weights, weighting = file_weights(args.weights, args.files, args.models_dir)
     vectors = "unit vectors" if args.normalize else "predictions"
-    settings = {"average of": vectors, "weights": weighting, "output": args.output}
+    settings = {
+        "average of": vectors,
+        "weights": weighting,
+        **({"expanded by": f"{args.expand} nearest predictions"} if args.expand else {}),
+        "output": args.output,
+    }
     print_settings(f"Averaging {len(args.files)} submissions", settings)
-    count, width = write_mean(args.files, weights, args.output, normalize=args.normalize)
+    count, width = write_mean(args.files, weights, args.output, normalize=args.normalize, neighbours=args.expand)
     print(f"{args.output}: {count} captions × {width} numbers, {args.output.stat().st_size / 1e6:.1f} MB")
 
 
@@ -121,12 +144,21 @@ def file_weights(given: str, files: Sequence[Path], models_dir: Path) -> tuple[l
     return weights, given
 
 
-def write_mean(files: Sequence[Path], weights: Sequence[float], output: Path, *, normalize: bool) -> tuple[int, int]:
-    """Write the weighted mean of submissions, or of their unit vectors. Returns its captions and width."""
+def write_mean(
+    files: Sequence[Path], weights: Sequence[float], output: Path, *, normalize: bool, neighbours: int = 0
+) -> tuple[int, int]:
+    """Write the weighted mean of submissions, or of their unit vectors; with `neighbours`, expanded by so many. Returns
+    its captions and width."""
     from src.data.submissions import write_submission
     from src.ensembles.averaging import average
 
     caption_ids, embeddings = average(files, weights, normalize=normalize)
+    if neighbours:
+        import torch
+
+        from src.ensembles.expansion import expand_queries
+
+        embeddings = expand_queries(torch.from_numpy(embeddings), neighbours).numpy()
     write_submission(output, caption_ids, embeddings)
     return embeddings.shape
 
@@ -142,6 +174,10 @@ def evaluate_runs(args: argparse.Namespace) -> None:
     captions of the images that they held out. Runs with splits of their own have trained on each other's validation
     images: --out-of-fold averages, for every caption, only the runs that never saw its image. With 10% held out these
     are a tenth of all runs, so the figure is that of a smaller ensemble. The gallery is all images that are measured.
+
+    --expand adds rows: the best single run and each mean, expanded by the K nearest predictions among the captions that
+    are measured, as `combine --expand` does it among those of a submission. They foresee a test with as many captions
+    of an image, and say nothing of a single caption asked alone. Runs with splits of their own cannot tell.
     """
     from src.data.pairs import open_pairs
     from src.ensembles.evaluation import comparison, measure_runs
@@ -157,18 +193,20 @@ def evaluate_runs(args: argparse.Namespace) -> None:
         "measured": f"{len(part):,} of {len(part.of.pairs):,} captions",
         "gallery": f"{len(part.images):,} images, held out by {'any' if args.out_of_fold else 'every'} run",
         "runs a caption": f"{unseen_Rn.sum() / len(part):.1f} on average",
+        **({"expanded by": f"{args.expand} nearest predictions, in rows of their own"} if args.expand else {}),
         "device": part.of.device,
     }
     print_settings(f"Measuring {len(runs)} runs", settings)
     for line in describe_left_out(left_out):
         print(line)
-    singles, means = measure_runs(runs, part, unseen_Rn)
-    measured = [*singles, *means]
+    singles, means, expanded = measure_runs(runs, part, unseen_Rn, neighbours=args.expand)
+    measured = [*singles, *means, *expanded]
     reference = means[0] if args.out_of_fold and means else max(singles, key=lambda single: single.mrr)
     if others:
-        singles, means = measure_runs(others, part, unseen_captions(others, part), prefix="against: ")
+        unseen_Rn = unseen_captions(others, part)
+        singles, means, expanded = measure_runs(others, part, unseen_Rn, prefix="against: ", neighbours=args.expand)
         reference = means[1] if means else singles[0]  # the mean comes after the average
-        measured += [*singles, *means]
+        measured += [*singles, *means, *expanded]
     print_table(comparison([each for each in measured if not each.partial], reference))
     print(f"Differences are from: {reference.label} (n = {reference.count})")
     if partial := [each for each in measured if each.partial]:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from src.common.files import InputError
+from src.ensembles.expansion import expand_queries
 from src.ensembles.held_out import Run
 from src.training.inputs import Part
 from src.training.metrics import challenge_protocol, reciprocal_ranks, retrieval_ranks
@@ -61,6 +62,12 @@ class Measured:
         per_caption[predicted_n.cpu().numpy()] = np.stack(columns, axis=1)
         return cls(label, count, part, per_caption, challenge["challenge_mrr"])
 
+    def expanded(self, prediction_nV: Tensor, neighbours: int) -> "Measured":
+        """The same with its predictions, of all captions of the part, expanded by `neighbours` of each other."""
+        everything = torch.ones_like(self.part.captions, dtype=torch.bool)
+        expanded_nV, label = expand_queries(prediction_nV, neighbours), f"{self.label}, expanded by {neighbours}"
+        return self.of(expanded_nV, everything, self.part, label=label, count=self.count)
+
     @property
     def mrr(self) -> float:
         return float(np.nanmean(self.per_caption[:, 0]))
@@ -99,13 +106,20 @@ def paired_difference(ours_n: np.ndarray, theirs_n: np.ndarray, image_n: np.ndar
 
 
 def measure_runs(
-    runs: Sequence[Run], part: Part, unseen_Rn: Tensor, prefix: str = ""
-) -> tuple[list[Measured], list[Measured]]:
+    runs: Sequence[Run], part: Part, unseen_Rn: Tensor, prefix: str = "", neighbours: int = 0
+) -> tuple[list[Measured], list[Measured], list[Measured]]:
     """Measure single runs and means of them, every caption predicted by the runs that `unseen_captions` gives it.
 
-    Returns the single runs; and, if there are two or more, a single run on average and the three means that `combine`
-    makes. Holds four (n, V) float32 arrays, however many runs there are.
+    Returns the single runs; if there are two or more, a single run on average and the three means that `combine` makes;
+    and, with `neighbours`, the best single run and these means, expanded among the captions of the part. Holds four
+    (n, V) float32 arrays, however many runs there are, and five more to expand. Raises NonFiniteError, and InputError
+    for what cannot be expanded.
     """
+    if neighbours and not unseen_Rn.all():
+        raise InputError(
+            "--expand: runs with splits of their own cannot tell what it brings, for captions of one image are "
+            "predicted by the same few runs, which alone brings them near each other; train all with one --split-seed"
+        )
     singles = []
     # No measure depends on a prediction's length, so that sums do for means.
     labels = "mean", "MRR-weighted mean", "normalised mean"
@@ -116,8 +130,10 @@ def measure_runs(
         totals["mean"][unseen_n] += prediction
         totals["MRR-weighted mean"][unseen_n] += run.mrr * prediction
         totals["normalised mean"][unseen_n] += F.normalize(prediction, dim=1)
+    best = max(range(len(runs)), key=lambda run: singles[run].mrr)
+    expanded = [singles[best].expanded(runs[best].predict(part), neighbours)] if neighbours else []
     if len(runs) == 1:
-        return singles, []
+        return singles, [], expanded
     counts = unseen_Rn.sum(dim=0).tolist()
     count = "-".join(map(str, sorted({min(counts), max(counts)})))
     # What to expect of one run: for every caption, the average over those that predict it.
@@ -126,7 +142,9 @@ def measure_runs(
     everything = torch.ones(len(part), dtype=torch.bool, device=part.of.device)
     for label, total_nV in totals.items():
         together.append(Measured.of(total_nV, everything, part, label=f"{prefix}{label}", count=count))
-    return singles, together
+        if neighbours:
+            expanded.append(together[-1].expanded(total_nV, neighbours))
+    return singles, together, expanded
 
 
 def comparison(measured: Sequence[Measured], reference: Measured | None = None) -> pd.DataFrame:

@@ -77,6 +77,22 @@ def test_two_sets_of_runs_are_compared(common_split, call):
     assert rows_of(call("evaluate", RUNS[0], "--against", RUNS[1]))[f"against: {RUNS[1]}"][2] == "reference"
 
 
+def test_expansion_adds_rows_and_changes_none(common_split, call):
+    plain, printed = rows_of(call("evaluate")), call("evaluate", "--expand", "2")
+    assert re.search(r"expanded by +2 nearest predictions, in rows of their own\n", printed)
+    rows = rows_of(printed)
+    best = max(RUNS, key=lambda run: rows[run][1])
+    labels = (best, "mean", "MRR-weighted mean", "normalised mean")
+    expanded = {label: rows.pop(f"{label}, expanded by 2") for label in labels}
+    assert rows == plain
+    gain, low, high = map(float, re.findall(r"[+-]\d\.\d{4}", expanded[best][2]))
+    assert gain == pytest.approx(expanded[best][1] - rows[best][1], abs=1.1e-4)
+    assert low < gain < high
+    against = rows_of(call("evaluate", RUNS[0], "--against", *RUNS[1:], "--expand", "2"))
+    assert against["against: mean"][2] == "reference"
+    assert {f"{RUNS[0]}, expanded by 2", "against: mean, expanded by 2"} < against.keys()
+
+
 def test_runs_with_splits_of_their_own_are_measured_out_of_fold(make_run, call):
     for seed in (1, 2, 3):
         make_run(seed)

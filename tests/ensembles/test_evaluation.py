@@ -15,6 +15,7 @@ from src.ensembles.held_out import common_images, finished_runs, held_out_part, 
 from src.training.inputs import OnDevice
 from src.training.model import load_translator
 from src.training.runs import BEST_MRR
+from tests.ensembles.test_expansion import brute_force_expansion
 from tests.training.conftest import CPU, tiny_pairs
 
 
@@ -101,7 +102,7 @@ class TestMeasuring:
         folders = [make_run(seed, split_seed=0) for seed in (1, 2, 3)]
         runs = taken(folders)
         part = held_out_part(open_pairs(TRAIN_NPZ), runs, CPU)
-        singles, (average, mean, weighted, normalised) = measure_runs(runs, part, unseen_captions(runs, part))
+        singles, (average, mean, weighted, normalised), expanded = measure_runs(runs, part, unseen_captions(runs, part))
         predictions = predictions_of(folders, part)
         for single, prediction in zip(singles, predictions, strict=True):
             assert single.mrr == pytest.approx(brute_force_mrr(prediction, part), abs=1e-12)
@@ -111,6 +112,32 @@ class TestMeasuring:
         assert weighted.mrr == pytest.approx(brute_force_mrr(by_mrr, part), abs=1e-12)
         assert average.mrr == pytest.approx(np.mean([single.mrr for single in singles]))
         assert (mean.count, singles[0].count) == ("3", "1")
+        assert expanded == []
+
+    def test_the_best_run_and_the_means_are_expanded_among_the_captions_measured(self, make_run):
+        folders = [make_run(seed, split_seed=0) for seed in (1, 2, 3)]
+        runs = taken(folders)
+        part = held_out_part(open_pairs(TRAIN_NPZ), runs, CPU)
+        unseen = unseen_captions(runs, part)
+        plain_singles, plain_means, _ = measure_runs(runs, part, unseen)
+        singles, means, expanded = measure_runs(runs, part, unseen, neighbours=2)
+        assert [each.mrr for each in (*singles, *means)] == [each.mrr for each in (*plain_singles, *plain_means)]
+        best = max(range(3), key=lambda run: singles[run].mrr)
+        plain = [singles[best], *means[1:]]
+        assert [each.label for each in expanded] == [f"{each.label}, expanded by 2" for each in plain]
+        assert [each.count for each in expanded] == ["1", "3", "3", "3"]
+        predictions = np.array(predictions_of(folders, part))
+        by_mrr = np.average(predictions, axis=0, weights=[1, 2, 3])
+        of_plain = [predictions[best], predictions.mean(axis=0), by_mrr, unit(predictions).mean(axis=0)]
+        for each, prediction in zip(expanded, of_plain, strict=True):
+            assert each.mrr == pytest.approx(brute_force_mrr(brute_force_expansion(prediction, 2), part), abs=1e-12)
+        assert measure_runs(runs[:1], part, unseen[:1], neighbours=2)[2][0].label == f"{folders[0]}, expanded by 2"
+
+    def test_captions_that_different_runs_predict_are_not_expanded(self, make_run):
+        runs = taken([make_run(1), make_run(2)])
+        part = held_out_part(open_pairs(TRAIN_NPZ), runs, CPU, out_of_fold=True)
+        with pytest.raises(InputError, match=r"--expand: runs with splits of their own cannot tell .* --split-seed"):
+            measure_runs(runs, part, unseen_captions(runs, part), neighbours=2)
 
     def test_out_of_fold_uses_only_runs_that_never_saw_the_image(self, make_run):
         folders = [make_run(seed) for seed in (1, 2, 3)]
@@ -122,7 +149,7 @@ class TestMeasuring:
         predictions = predictions_of(folders, part)
         members = [[run for run in range(3) if name in held[run]] for name in name_of_caption]
         expected = [np.mean([predictions[run][n] for run in some], axis=0) for n, some in enumerate(members)]
-        singles, (average, mean, *_) = measure_runs(runs, part, unseen_captions(runs, part))
+        singles, (average, mean, *_), _ = measure_runs(runs, part, unseen_captions(runs, part))
         assert {1, 2} <= {len(some) for some in members}  # the case is one where it matters
         assert mean.count == f"1-{max(map(len, members))}"
         assert mean.mrr == pytest.approx(brute_force_mrr(expected, part), abs=1e-12)

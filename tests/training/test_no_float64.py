@@ -77,3 +77,4 @@ def test_ensembles_and_the_filter_rank_there(part):
     prediction = translator(part.text_nT).detach()
     measured = Measured.of(prediction, everything, part, label="run", count="1")
     assert 0 < measured.mrr < 1
+    assert 0 < measured.expanded(prediction, 4).mrr < 1
