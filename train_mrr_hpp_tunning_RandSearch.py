@@ -49,7 +49,7 @@ CHOICES = {
     "copies": (1, 3),
     "tau": (0.01, 0.02, 0.03, 0.05, 0.07),
     "dropout": (0.1, 0.2, 0.3, 0.5),
-    "input_noise": (0.0, 0.1, 0.3),
+    "input_noise": (0.0, 0.3, 0.5),
     "weight_decay": (0.0, 0.01, 0.05),
     "lr_schedule": ("constant", "cosine"),
     "lr_warmup_epochs": (0.0, 0.5, 3.0),

@@ -44,7 +44,7 @@ CHANGES = {
     "sampling": {"max_negatives": 0},
     "schedule": {"lr_schedule": "constant"},
     "decay": {"weight_decay": 0.0},
-    "tau": {"tau": 0.03},
+    "lower tau": {"tau": 0.02},
     "higher tau": {"tau": 0.07},
     "regression": {"regression_weight": 0.1},
 }
