@@ -31,8 +31,8 @@ def test_the_baseline_is_the_one_to_reproduce():
 def test_auto_is_strong_suited_to_the_number_of_captions_and_nothing_else_is():
     small, middle, large = (sized(AUTO, captions) for captions in (3_000, 10_000, 125_000))
     assert large == replace(STRONG, name="auto")
-    assert small.dropout > middle.dropout == large.dropout
     assert small.epochs > middle.epochs > large.epochs
+    assert small.tau > middle.tau > large.tau
     own = replace(AUTO, lr=1e-3)  # as a run may have recorded it
     for recipe in (STRONG, BASELINE, own):
         assert sized(recipe, 3_000) is recipe
