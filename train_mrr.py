@@ -87,7 +87,7 @@ def print_result(record: RunRecord, run_dir: Path, submission: Path | None) -> N
         summary["on own captions"] = f"MRR {results.own_measures['mrr']:.4f} (as filtered)"
     summary |= {"weights": str(run_dir / BEST_MRR), "curves": str(run_dir / CURVES)}
     if results.refit_seconds is not None:
-        images, epochs = f"all {data.train_images:,} images", f"{results.best_epoch} epochs"
+        images, epochs = f"all {data.train_images:,} images", f"{record.recipe.refit_epochs(results.best_epoch)} epochs"
         summary["predicts"] = f"{run_dir / REFIT}, trained on {images} for {epochs} in {results.refit_seconds:.0f} s"
     if record.submission:
         summary["submission"] = f"{record.submission.path}, copied to {submission}"

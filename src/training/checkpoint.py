@@ -96,9 +96,8 @@ class Checkpoint:
     def _check_form(self, state: dict[str, Any]) -> None:
         """Raises an error unless a checkpoint has all that one of this trainer has: its optimizer writes to tensors of
         any shape as if they had the right one."""
-        translator, history = self.trainer.translator, state["history"]
-        weights = translator.state_dict()
-        moments = [{"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p} for p in translator.parameters()]
+        weights, history = self.trainer.translator.state_dict(), state["history"]
+        moments = [{"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p} for p in self.trainer.trained_parameters]
         best = {"value": 0.0, "epoch": 0, "weights": weights}
         form = {"translator": weights, "optimizer": dict(enumerate(moments)), **dict.fromkeys(self.bests, best)}
         whole = _has_form(state | {"optimizer": state["optimizer"]["state"]}, form)

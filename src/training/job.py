@@ -143,7 +143,7 @@ def _predict(record: RunRecord, data: TrainingData, run_dir: Path, *, machine: M
         if weights not in record.weights:
             started, everything = time.perf_counter(), data.train.part(data.images)
             options |= {"machine": machine, "data_identity": data.record.identity}
-            refit(recipe, everything, results.best_epoch, run_dir, **options)
+            refit(recipe, everything, recipe.refit_epochs(results.best_epoch), run_dir, **options)
             results = replace(results, refit_seconds=time.perf_counter() - started)
             weights_now = record.weights | {weights: sha256(run_dir / weights)}
             record = replace(record, results=results, weights=weights_now)

@@ -75,20 +75,6 @@ class ResidualMLP(Translator):
         return self.head(hidden_BH + self.branch(hidden_BH) if self.branch else hidden_BH)
 
 
-class Committee(Translator):
-    """Several residual MLPs of one kind, each trained by its own loss, that predict the mean of their unit vectors: a
-    deep ensemble (Lakshminarayanan, Pritzel & Blundell 2017) in one translator."""
-
-    def __init__(self, copies: int, *mlp: Any, **mlp_by_name: Any) -> None:
-        super().__init__()
-        members = [ResidualMLP(*mlp, **mlp_by_name) for _ in range(copies)]
-        self.members = nn.ModuleList(members)
-        self.dims = {"copies": copies, **members[0].dims}
-
-    def forward(self, text_BT: Tensor) -> Tensor:
-        return torch.stack([F.normalize(member(text_BT), dim=1) for member in self.members]).mean(dim=0)
-
-
 class RidgeMap(Translator):
     """A linear map of unit vectors or, with L landmarks, of their Gaussian kernel exp(-gamma |x - landmark|²).
 
@@ -119,6 +105,25 @@ class RidgeMap(Translator):
         return self.features(self.unit_vectors(text_BT)) @ self.weight
 
 
+class Committee(Translator):
+    """Several residual MLPs of one kind, each trained by its own loss, that predict the mean of their unit vectors: a
+    deep ensemble (Lakshminarayanan, Pritzel & Blundell 2017) in one translator. With `landmarks` a ridge regression has
+    as much to say as all of them."""
+
+    def __init__(self, copies: int, *mlp: Any, landmarks: int = 0, **mlp_by_name: Any) -> None:
+        super().__init__()
+        members = [ResidualMLP(*mlp, **mlp_by_name) for _ in range(copies)]
+        self.members = nn.ModuleList(members)
+        self.dims = {"copies": copies, **members[0].dims, "landmarks": landmarks}
+        self.ridge = RidgeMap(self.dims["text_dim"], self.dims["image_dim"], landmarks) if landmarks else None
+
+    def forward(self, text_BT: Tensor) -> Tensor:
+        mean_BV = torch.stack([F.normalize(member(text_BT), dim=1) for member in self.members]).mean(dim=0)
+        if self.ridge is None:
+            return mean_BV
+        return F.normalize(mean_BV, dim=1) + F.normalize(self.ridge(text_BT), dim=1)
+
+
 def save_translator(weights: dict[str, Tensor], dims: dict[str, int], path: str | Path) -> None:
     """Write a translator's state dict as safetensors, its dimensions in the header; whole or not at all."""
     with atomic_path(path) as temporary:
@@ -135,7 +140,7 @@ def load_translator(path: str | Path, device: torch.device | str = "cpu", *, of:
             dims = json.loads((file.metadata() or {})["translator"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         with torch.device("meta"):  # the file has the weights: no random numbers are drawn for them
-            kinds = {"landmarks": RidgeMap, "copies": Committee}
+            kinds = {"copies": Committee, "landmarks": RidgeMap}
             translator = next((kinds[name] for name in kinds if name in dims), ResidualMLP)(**dims)
         translator.to_empty(device=device).load_state_dict(weights)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -50,6 +50,9 @@ class Recipe:
     depth: int = _option(3, "hidden layers of the MLP: one, and the others as its residual branch", low=1)
     norm: str = _option("layer", "normalisation in every hidden layer", choices=("layer", "none"))
     copies: int = _option(1, "MLPs that are trained side by side and predict the mean of their unit vectors", low=1)
+    beside: str = _option(
+        "none", "what has as much to say as all MLPs: a ridge regression on a kernel", choices=("none", "kernel")
+    )
     dropout: float = _option(0.1, "after every hidden layer", low=0)
     input_noise: float = _option(0.0, "Gaussian noise on caption embeddings, in parts of each feature's spread", low=0)
 
@@ -74,8 +77,8 @@ class Recipe:
 
     predict_with: str = _option(
         "best",
-        "the model that predicts the submission: of the best epoch, or trained anew for as many epochs on all images, "
-        "those that validate too",
+        "the model that predicts the submission: of the best epoch, or trained anew on all images, those that validate "
+        "too, for the best number of epochs or through the whole cosine",
         choices=("best", "refit"),
     )
 
@@ -107,6 +110,10 @@ class Recipe:
     @property
     def effective_split_seed(self) -> int:
         return self.seed if self.split_seed is None else self.split_seed
+
+    def refit_epochs(self, best_epoch: int) -> int:
+        """For how many epochs to train anew on all images: a schedule that was gone through is not cut."""
+        return self.epochs if self.lr_schedule == "cosine" and not self.patience else best_epoch
 
 
 OPTIONS = tuple(option for option in fields(Recipe) if option.name != "name")  # those that are flags
@@ -156,7 +163,7 @@ STRONG = replace(
     predict_with="refit",  # a ninth more images are worth as much as a better recipe
 )
 SIZES: dict[int, dict[str, Any]] = {  # captions that train, up to → what so few of them need
-    6_000: {"dropout": 0.5, "input_noise": 0.5, "tau": 0.05, "epochs": 30, "copies": 5},
+    6_000: {"dropout": 0.5, "input_noise": 0.5, "tau": 0.05, "epochs": 30, "beside": "kernel"},
     40_000: {"dropout": 0.3, "input_noise": 0.0, "tau": 0.03, "epochs": 12},
 }
 AUTO = replace(STRONG, name="auto")

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.training.batching import ImageGroups
+from src.training.closed_form import fit_ridge
 from src.training.inputs import Part
 from src.training.loss import multi_positive_infonce
 from src.training.machine import Machine, keep_freed_memory
 from src.training.model import Committee, ResidualMLP, Translator
-from src.training.recipe import Recipe
+from src.training.recipe import KERNEL, Recipe
 
 ROWS_MULTIPLE = 16  # captions whose predictions are thrown away fill up a batch: bfloat16 products are 3% faster
 
@@ -40,19 +41,30 @@ class Trainer:
             self.count_m = torch.bincount(image_of_caption, minlength=len(train.images)).clamp(min=1)
         if recipe.input_noise:
             self.noise_T = train.text_nT.std(dim=0) * recipe.input_noise
+        ridge = fit_ridge(train, KERNEL.hidden_dim, recipe.seed)[0] if recipe.beside == "kernel" else None
         torch.manual_seed(recipe.seed)
         text_dim, image_dim = train.of.text_NT.shape[1], train.of.image_MV.shape[1]
         shape = (text_dim, image_dim, recipe.hidden_dim, recipe.dropout, recipe.depth, recipe.norm == "layer")
-        mlp = ResidualMLP(*shape) if recipe.copies == 1 else Committee(recipe.copies, *shape)
+        if ridge is None and recipe.copies == 1:
+            mlp: ResidualMLP | Committee = ResidualMLP(*shape)
+        else:
+            mlp = Committee(recipe.copies, *shape, landmarks=ridge.dims["landmarks"] if ridge else 0)
+        if ridge:
+            mlp.ridge = ridge
         self.translator: Translator = mlp.to(machine.device)
         self.members = mlp.members if isinstance(mlp, Committee) else [mlp]
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
         self.optimizer = optimizer(
-            self.translator.parameters(),
+            self.trained_parameters,
             lr=recipe.lr,
             weight_decay=recipe.weight_decay,
             fused=machine.device.type in ("cpu", "cuda"),
         )
+
+    @property
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Those of the translator that the optimizer moves."""
+        return [parameter for parameter in self.translator.parameters() if parameter.requires_grad]
 
     def train_epoch(self, epoch: int, tick: Callable[[], Any]) -> dict[str, float]:
         """Train one epoch, `tick` after every step. Returns its mean loss, last learning rate and speed."""

@@ -32,6 +32,7 @@ from tests.benchmarks.measuring import markdown
 # What takes the place of an ingredient. What makes no difference to the recipe at hand is left out of the table.
 CHANGES = {
     "copies": {"copies": 3},
+    "beside": {"beside": "none"},
     "depth": {"depth": 3},
     "norm": {"norm": "layer"},
     "both": {"depth": 3, "norm": "layer"},

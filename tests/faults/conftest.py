@@ -26,7 +26,7 @@ TRAINING = ("--device", "cpu", "--precision", "float32")
 QUICK = (*TRAINING, "--hidden-dim", "32", "--epochs", "5")
 SPACE = ("--lr", "1e-3", "3e-3", "--hidden-dim", "16", "32", "--batch-size", "64", "--epochs", "3", "--pruner", "none")
 SCRIPTS: dict[str, tuple[str, ...]] = {
-    "train": ("train_mrr.py", *QUICK),
+    "train": ("train_mrr.py", *QUICK, "--predict-with", "refit"),
     "ensemble": ("train_mrr_Ensemble_old_dataset.py", *QUICK, "--seeds", "42", "7"),
     "search": ("train_mrr_hpp_tunning_RandSearch.py", "--trials", "3", *TRAINING, *SPACE),
     "topk": ("-m", "src.topk_filter_pairs", "--folds", "2", *QUICK),
@@ -45,7 +45,7 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
     "sample": ("-m", "src.sample.prepare", "--data-dir", "made", "--scale", "0.1"),
     "unpack": ("-m", "src.sample.prepare", "--data-dir", "unpacked", "--zip", "data.zip"),
 }
-TIMES = {"started", "finished", "ended", "training_seconds", "seconds", "captions_per_second"}
+TIMES = {"started", "finished", "ended", "training_seconds", "refit_seconds", "seconds", "captions_per_second"}
 # They are of the processes that worked on it: Optuna's journal names them, with the time of everything.
 OF_PROCESSES = {"journal.log"}
 

@@ -39,6 +39,11 @@ def test_auto_is_strong_suited_to_the_number_of_captions_and_nothing_else_is():
     assert load_recipe("auto") is AUTO
 
 
+def test_training_anew_goes_through_a_schedule_or_stops_where_it_was_best():
+    assert STRONG.refit_epochs(5) == STRONG.epochs
+    assert BASELINE.refit_epochs(5) == replace(STRONG, patience=3).refit_epochs(5) == 5
+
+
 def test_the_compact_recipe_is_small_and_regularised():
     assert COMPACT.hidden_dim < BASELINE.hidden_dim
     assert (COMPACT.negatives, COMPACT.optimizer, COMPACT.lr_schedule) == ("all", "adamw", "cosine")

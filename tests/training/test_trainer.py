@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from src.training.recipe import BASELINE, RECIPES
+from src.training.closed_form import fit_ridge
+from src.training.model import Committee
+from src.training.recipe import BASELINE, KERNEL, RECIPES
 from src.training.trainer import Trainer, learning_rate, ramp
 from tests.training.conftest import MACHINE, TINY
 
@@ -66,6 +68,16 @@ def test_copies_are_trained_by_losses_of_their_own(split):
             trainer.train_epoch(epoch, lambda: None)
     for name, tensor in alone.translator.state_dict().items():
         torch.testing.assert_close(committee.members[1].state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_a_ridge_regression_beside_is_that_of_the_kernel_and_stays_as_it_was_fitted(split):
+    recipe = replace(TINY, beside="kernel")
+    trainer = Trainer(recipe, split.train, MACHINE)
+    trainer.train_epoch(1, lambda: None)
+    kernel, _ = fit_ridge(split.train, KERNEL.hidden_dim, recipe.seed)
+    assert isinstance(trainer.translator, Committee)
+    for name, tensor in kernel.state_dict().items():
+        assert torch.equal(trainer.translator.ridge.state_dict()[name], tensor)
 
 
 def test_the_regression_term_and_its_warm_up(split):
