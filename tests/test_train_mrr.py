@@ -77,6 +77,7 @@ def test_a_closed_form_is_a_run_like_any_other(flags, sample, tmp_path, monkeypa
         "submission.csv",
         "best_mrr.safetensors",
         "best_loss.safetensors",
+        "refit.safetensors",
     }
     assert record.results.stopped.startswith("in closed form, ridge strength")
     assert (record.results.linear_mrr == record.results.mrr) == (flags[0] == "linear")
