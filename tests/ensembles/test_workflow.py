@@ -80,7 +80,7 @@ def test_the_best_of_a_time_is_one_command(run):
     flags = ("--minutes", "0.5", "--device", "cpu", "--members", "3", "--models-dir", "unlike")
     weighted = run("-m", "src.ensemble", "train", *flags)
     assert "unlike/kernel_seed0" in weighted
-    assert "unlike/compact_seed0" in weighted
+    assert "unlike/auto_seed0" in weighted
     assert (run.folder / "unlike/selection_curve.png").exists()
     checked = run("-m", "src.submission", "check", "submission_ensemble_unlike.csv")
     assert "submission_ensemble_unlike.csv" in checked
