@@ -104,7 +104,9 @@ def test_by_another_recipe_a_member_keeps_the_name_by_which_it_is_combined(proje
     recipe = read_run(project / "models/ensemble_raw_seed1").recipe
     assert (recipe.name, recipe.tau, recipe.seed) == ("ensemble_raw", 0.02, 1)
     assert re.search(r"recipe +best_recipe\.json with hidden_dim=8,epochs=2\n", capsys.readouterr().out)
-    with pytest.raises(InputError, match="--recipe unknown: expected auto, baseline, compact, strong, linear, kernel or a JSON file"):
+    with pytest.raises(
+        InputError, match="--recipe unknown: expected auto, baseline, compact, strong, linear, kernel or a JSON file"
+    ):
         train(raw, "--recipe", "unknown")
 
 
