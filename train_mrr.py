@@ -2,7 +2,8 @@
 """Train one translator and write its submission: the baseline.
 
     python train_mrr.py                                  # data/train/train.npz, the baseline recipe, seed 43
-    python train_mrr.py --lr 1e-3 --tau 0.02             # the same with other hyperparameters
+    python train_mrr.py --recipe auto                    # the recipe to win by, suited to the number of captions
+    python train_mrr.py --lr 1e-3 --tau 0.02             # the baseline with other hyperparameters
     python train_mrr.py --resume                         # continue after an interruption
     python train_mrr.py --train-npz data/filtered/train_clip_q0.10_from_raw.npz
 
