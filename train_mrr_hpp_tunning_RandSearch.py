@@ -82,12 +82,12 @@ def main(argv: list[str] | None = None) -> None:
     if args.trials > space.size:
         raise InputError(f"--trials {args.trials}: the space has {space.size:,} configurations; none is tried twice")
 
-    from src.search.line import line_to_beat, linear_mrr  # after the command line: torch takes seconds to import
+    from src.search.line import line_to_beat  # after the command line: torch takes seconds to import
     from src.search.loop import search
     from src.search.store import JOURNAL, SearchStore
     from src.search.strategy import make_pruner
     from src.training.inputs import open_training_data
-    from src.training.job import describe_data
+    from src.training.job import describe_data, linear_mrr
     from src.training.machine import choose_machine
 
     machine = choose_machine(args.device, args.precision)

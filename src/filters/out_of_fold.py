@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src.common.files import InputError
 from src.data.splits import image_folds
 from src.filters.ranks import rank_captions
 from src.training.inputs import TrainingData
-from src.training.job import train_run
+from src.training.job import train_unless_finished
 from src.training.machine import Machine
 from src.training.model import load_translator
 from src.training.recipe import Recipe
-from src.training.runs import BEST_MRR, State, read_run, state_of
+from src.training.runs import BEST_MRR
 
 
 def rank_out_of_fold(
@@ -36,13 +35,7 @@ def rank_out_of_fold(
         label = f"fold {fold + 1} of {folds}"
         seen = data.without(fold_of_image == fold, label)
         run_dir = folder / f"fold{fold + 1}"
-        state = state_of(run_dir, recipe, seen.record)
-        if state != State.FINISHED:
-            train_run(recipe, seen, run_dir, machine=machine, resume=state == State.TO_RESUME, bar={"desc": label})
-        record = read_run(run_dir)
-        if record is None or record.results is None:
-            raise InputError(f"{run_dir}: was changed while it was in use")
-        mrrs.append(record.results.mrr)
+        mrrs.append(train_unless_finished(recipe, seen, run_dir, machine=machine, bar={"desc": label}).mrr)
         translator = load_translator(run_dir / BEST_MRR, machine.device)
         captions = np.flatnonzero(fold_of_image[pairs.image_of_caption] == fold)
         tables.append(rank_captions(translator, data.train, captions, f"ranking {label}"))

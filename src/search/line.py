@@ -2,15 +2,8 @@
 
 from src.search.space import Space
 from src.search.store import TrialRow, ranked
-from src.training.closed_form import fit_ridge
-from src.training.inputs import Split
 from src.training.recipe import Recipe
 from src.training.runs import State
-
-
-def linear_mrr(split: Split) -> float:
-    """The validation MRR of the linear map in closed form."""
-    return split.validation.measure(fit_ridge(split.train)[0])["mrr"]
 
 
 def line_to_beat(rows: list[TrialRow], space: Space, linear: float) -> str:

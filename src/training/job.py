@@ -92,10 +92,11 @@ def train_run(
         write_run(run_dir, replace(record, status=State.FAILED, reason=str(error), finished=now()))
         raise
     measures = {name: value for name, value in result.best.items() if name not in ("epoch", *TIMING)}
+    compared = (result.best["mrr"] if recipe.model == "linear" else linear_mrr(split)) if linear else None
     results = Results(
         measures=measures,
         own_measures=split.own_validation.measure(result.translator) if split.own_validation else None,
-        linear_mrr=_linear_mrr(recipe, split, result.best["mrr"]) if linear else None,
+        linear_mrr=compared,
         best_epoch=int(result.best["epoch"]),
         best_loss_epoch=result.best_loss_epoch,
         epochs=len(result.history),
@@ -119,9 +120,22 @@ def train_run(
     return record
 
 
-def _linear_mrr(recipe: Recipe, split: Split, own_mrr: float) -> float:
-    """What the linear map in closed form reaches on a split: its `own_mrr` if the recipe is of that map."""
-    return own_mrr if recipe.model == "linear" else split.validation.measure(fit_ridge(split.train)[0])["mrr"]
+def train_unless_finished(
+    recipe: Recipe, data: TrainingData, run_dir: Path, *, machine: Machine, bar: dict[str, Any] | None = None
+) -> Results:
+    """The results of a run, which is trained, or continued, unless it is finished. Raises InputError as `train_run`."""
+    state = state_of(run_dir, recipe, data.record)
+    if state != State.FINISHED:
+        train_run(recipe, data, run_dir, machine=machine, resume=state == State.TO_RESUME, bar=bar)
+    record = read_run(run_dir)
+    if record is None or record.results is None:
+        raise InputError(f"{run_dir}: was changed while it was in use")
+    return record.results
+
+
+def linear_mrr(split: Split) -> float:
+    """What the linear map in closed form reaches on a split."""
+    return split.validation.measure(fit_ridge(split.train)[0])["mrr"]
 
 
 def predict_again(run_dir: Path, data: TrainingData, machine: Machine) -> None:

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.ablation                                          # on the data in data/
     python -m tests.benchmarks.ablation --train-npz language/train.npz --seeds 0 1 2
-    python -m tests.benchmarks.ablation --images 2500 --only tau copies          # of a part of the images, some rows
+    python -m tests.benchmarks.ablation --images 2500 --only depth copies        # of a part of the images, some rows
 
 Every row is trained on the training part of the splits of all seeds, and measured on what they hold out; what is
 compared are means over seeds, and the differences seed by seed. The recipe is suited to the number of captions, as
@@ -23,10 +23,9 @@ from src.common.files import InputError
 from src.common.paths import TRAIN_NPZ
 from src.data.splits import validation_images
 from src.training.inputs import DataPaths, TrainingData, open_training_data
-from src.training.job import train_run
-from src.training.machine import Machine, choose_machine
+from src.training.job import train_unless_finished
+from src.training.machine import choose_machine
 from src.training.recipe import AUTO, COMPACT, KERNEL, LINEAR, Recipe, difference, sized
-from src.training.runs import State, read_run, state_of
 from tests.benchmarks.measuring import markdown
 
 # What takes the place of an ingredient. What makes no difference to the recipe at hand is left out of the table.
@@ -84,7 +83,9 @@ def main(argv: list[str] | None = None) -> None:
                 bar.set_postfix_str(f"{name}, seed {seed}")
                 folder = args.models_dir / f"{name.replace(' ', '_').replace(',', '')}_seed{seed}"
                 job = replace(recipe, seed=seed), data
-                mrrs[name].append(measure(*(with_fewer_images(*job) if name == FEWER else job), folder, machine))
+                bar_below = {"leave": False, "position": 1, "desc": folder.name}
+                own = with_fewer_images(*job) if name == FEWER else job
+                mrrs[name].append(train_unless_finished(*own, folder, machine=machine, bar=bar_below).mrr)
                 bar.update()
     print(markdown(tabulate(mrrs, recipes, strong)))
 
@@ -113,18 +114,6 @@ def with_fewer_images(recipe: Recipe, data: TrainingData) -> tuple[Recipe, Train
     left_out[trains] = validation_images(names[trains], recipe.val_fraction, seed + 1)
     fewer = data.without(left_out, f"a part that seed {seed} trains on")
     return replace(recipe, val_fraction=float(validates.sum() / fewer.images.sum())), fewer
-
-
-def measure(recipe: Recipe, data: TrainingData, run_dir: Path, machine: Machine) -> float:
-    """The validation MRR of a run, which is trained unless it is finished."""
-    state = state_of(run_dir, recipe, data.record)
-    if state != State.FINISHED:
-        bar = {"leave": False, "position": 1, "desc": run_dir.name}
-        train_run(recipe, data, run_dir, machine=machine, resume=state == State.TO_RESUME, bar=bar)
-    record = read_run(run_dir)
-    assert record is not None, "it is finished"
-    assert record.results is not None, "it is finished"
-    return record.results.mrr
 
 
 def tabulate(mrrs: dict[str, list[float]], recipes: dict[str, Recipe], strong: Recipe) -> list[list[str]]:

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 
-import src.search.line
 import src.search.loop
 import src.search.space
 import src.training.job
@@ -47,7 +46,7 @@ def project(sample, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(REPO))
     monkeypatch.setattr(src.training.fit, "plot_curves", lambda *args: None)
     monkeypatch.setattr(src.search.loop, "draw_plots", lambda *args: None)
-    monkeypatch.setattr(src.search.line, "linear_mrr", lambda split: 0.99)
+    monkeypatch.setattr(src.training.job, "linear_mrr", lambda split: 0.99)
     monkeypatch.setattr(src.search.space, "NAMED", (BASELINE, COMPACT))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

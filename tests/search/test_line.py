@@ -6,10 +6,11 @@ import pytest
 
 import src.search.space
 from src.data.pairs import open_pairs
-from src.search.line import line_to_beat, linear_mrr, verdict
+from src.search.line import line_to_beat, verdict
 from src.search.space import Space
 from src.training.fit import fit
 from src.training.inputs import TrainingData
+from src.training.job import linear_mrr
 from src.training.machine import choose_machine
 from src.training.recipe import BASELINE, LINEAR
 
