@@ -433,7 +433,7 @@ def weights() -> Kind:
         save_translator(translator.state_dict(), translator.dims, folder / "w.safetensors")
 
     def holds(found: Translator, right: Any) -> None:
-        assert found.dims == {"text_dim": 6, "image_dim": 9, "hidden_dim": 5}
+        assert found.dims == ResidualMLP(6, 9, 5).dims
         assert not any(parameter.is_meta for parameter in found.parameters())
         assert {parameter.dtype for parameter in found.parameters()} == {torch.float32}
         assert found(torch.zeros(2, 6)).shape == (2, 9)
@@ -532,10 +532,10 @@ def checkpoint() -> Kind:
 
 
 class Clock:
-    """Hours go by between two looks, so that every epoch is followed by a checkpoint."""
+    """Years go by between two looks, so that every epoch is followed by a checkpoint."""
 
     def __init__(self) -> None:
-        self.now = 0.0
+        self.now = 1e4  # its cube is later than any machine has run for
 
     def tick(self) -> float:
         self.now += 1.0
