@@ -123,9 +123,11 @@ def main(argv: list[str] | None = None) -> None:
     }
     print_settings("Searching for hyperparameters", describe_data(paths, data) | settings)
     rows = search(store, args.trials, data, machine, submission)
-    same = ("train_npz", "keep_list", "val_npz", "test_npz", "device", "precision")  # of the data and the machine
+    # Of the data and the machine.
+    same = ("train_npz", "keep_list", "soft", "val_npz", "test_npz", "device", "precision")
     given = {flag_of(name): getattr(args, name) for name in same if getattr(args, name) != parser.get_default(name)}
-    retrain = "".join(f" {flag} {shlex.quote(str(value))}" for flag, value in given.items())
+    values = {flag: "" if value is True else f" {shlex.quote(str(value))}" for flag, value in given.items()}
+    retrain = "".join(f" {flag}{value}" for flag, value in values.items())
     print_result(rows, store, linear, retrain, submission)
 
 

@@ -26,6 +26,11 @@ def add_job_arguments(
         help="train on the captions that a filter's keep-list of --train-npz keeps (default: all)",
     )
     parser.add_argument(
+        "--soft",
+        action="store_true",
+        help="train on all captions, weighed by the ranks in --keep-list: 1 / (1 + (rank / k)²), k being its --top-k",
+    )
+    parser.add_argument(
         "--val-npz",
         type=Path,
         help="take the captions that validate from here: of the same images as ever, by their names (default: the file "
@@ -42,6 +47,7 @@ def data_paths(args: argparse.Namespace, *, with_test: bool = True) -> "DataPath
     return DataPaths(
         train_npz=args.train_npz,
         keep_list=args.keep_list,
+        soft=args.soft,
         val_npz=args.val_npz,
         test_npz=args.test_npz if with_test else None,
     )

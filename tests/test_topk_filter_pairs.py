@@ -14,7 +14,7 @@ from src.data.pairs import embedding_dims, fingerprint, open_pairs
 from src.filters.decisions import ReviewDecisions
 from src.training.model import ResidualMLP, save_translator
 from src.training.recipe import COMPACT
-from src.training.runs import BEST_MRR, DataRecord, Results, RunRecord, State, write_run
+from src.training.runs import BEST_MRR, DataRecord, Results, RunRecord, State, read_run, write_run
 from tests.known_noise import swaps_found
 
 FILTER = ("-m", "src.topk_filter_pairs")
@@ -121,6 +121,12 @@ def test_out_of_fold_it_finds_swapped_captions_and_trains_once(arguments, sample
     topk_filter_pairs.main(arguments(*folds, "--top-k", 10, ranked_by=()))
     assert "step/s" not in capfd.readouterr().err, "the trained models are used"
     assert (tmp_path / "train_folds3_ranks.csv").read_bytes() == ranks
+
+    train = ("--train-npz", sample / "train/train.npz", "--keep-list", tmp_path / "train_folds3_clean_top20.keep.npz")
+    quick = ("--recipe", "auto", "--epochs", 1, "--hidden-dim", 16, "--submission", "none", "--device", "cpu")
+    result = run_script("train_mrr.py", *train, "--soft", *quick, "--models-dir", tmp_path, "--run-name", "soft")
+    assert result.returncode == 0, result.stderr
+    assert read_run(tmp_path / "soft").data.caption_weights == "1 / (1 + (rank / 20)^2)"
 
 
 @pytest.mark.slow

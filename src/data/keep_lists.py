@@ -60,13 +60,37 @@ def open_keep_list(path: str | Path) -> KeepList:
 
 def apply_keep_list(pairs: Pairs, path: str | Path) -> Pairs:
     """The captions of a whole file that a keep-list keeps. Raises InputError if it was made for other data."""
+    return pairs.select(_keep_list_of(pairs, path).keep)
+
+
+def soft_weights(pairs: Pairs, path: str | Path) -> tuple[np.ndarray, str]:
+    """How much each caption of a whole file is to be trusted by a keep-list of ranks: (N,) float32 in 0 … 1, and the
+    formula. A caption at the worst rank k that is kept weighs a half, and what a review decided against the cut 1 or 0:
+    1 / (1 + (rank / k)²), the redescending weight of Cauchy's robust regression (Holland & Welsch 1977).
+
+    Raises InputError if the list was made for other data or has no ranks.
+    """
+    keep_list = _keep_list_of(pairs, path)
+    ranks, provenance = keep_list.scores, keep_list.provenance
+    cut = provenance.get("cut")
+    k = cut.get("cut") if isinstance(cut, dict) else None
+    if provenance["higher_is_better"] or not isinstance(k, int | float) or not k > 0 or not (ranks >= 1).all():
+        raise InputError(f"{path}: has no ranks to weigh captions by; `python -m src.topk_filter_pairs` finds them")
+    weights = 1 / (1 + (ranks / k) ** 2)
+    overruled = keep_list.keep != (ranks <= k)
+    weights[overruled] = keep_list.keep[overruled]
+    return weights.astype(np.float32), f"1 / (1 + (rank / {k:g})^2)"
+
+
+def _keep_list_of(pairs: Pairs, path: str | Path) -> KeepList:
+    """Raises InputError if it was made for other data."""
     assert pairs.source is not None, "a whole file as it was opened"
     keep_list = open_keep_list(path)
     wanted, actual = keep_list.provenance["input_fingerprint"], fingerprint(pairs.source)
     if wanted != actual or not np.array_equal(keep_list.caption_ids, pairs.caption_ids):
         made_for = keep_list.provenance.get("input_npz", "other pairs")
         raise InputError(f"{path}: was made for {made_for} ({wanted}); {pairs.source} holds other data ({actual})")
-    return pairs.select(keep_list.keep)
+    return keep_list
 
 
 def source_of(pairs: Pairs) -> Source | None:

@@ -12,10 +12,11 @@ directions of small spread as much as those of large.
 
 The strength of the ridge is found by generalised cross-validation (Golub, Heath & Wahba 1979). All captions of an
 image have the same target, so what is left out is not a caption but an image with all of its own: of each image the
-mean residual counts, and its leverage is that of its mean caption.
+mean residual counts, and its leverage is that of its mean caption. Captions that have weights count by them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -38,6 +39,8 @@ def fit_ridge(train: Part, landmarks: int = 0, seed: int = 0) -> tuple[RidgeMap,
     the squared distance of predictions to the targets, of unit length, of images that are left out."""
     device = torch.device("cpu") if train.of.device.type == "mps" else train.of.device  # which has no float64
     text_NT, target_N = train.text_nT.to(device), train.target_n.to(device)
+    weight_N = torch.ones(len(text_NT)) if train.weight_n is None else train.weight_n
+    root_N = weight_N.to(device).sqrt()
     translator = RidgeMap(text_NT.shape[1], train.gallery_mV.shape[1], min(landmarks, len(text_NT))).to(device)
     translator.center.copy_(text_NT.mean(dim=0))
     translator.evening.copy_(torch.eye(text_NT.shape[1]))
@@ -52,31 +55,38 @@ def fit_ridge(train: Part, landmarks: int = 0, seed: int = 0) -> tuple[RidgeMap,
     evening_VV = even_out(centred_mV, IMAGE_FLOOR)
     targets_mV = F.normalize(centred_mV.double() @ evening_VV, dim=1)
 
+    def weighted() -> Iterator[Tensor]:
+        for unit_BT, root_B in zip(unit_NT.split(ROWS_AT_ONCE), root_N.split(ROWS_AT_ONCE), strict=True):
+            yield translator.features(unit_BT) * root_B[:, None]
+
     if landmarks:
         drawn_L = torch.randperm(len(text_NT), generator=torch.Generator().manual_seed(seed))[:landmarks]
         translator.landmarks.copy_(unit_NT[drawn_L.to(device)])
         kernel_FF = _orthonormal(translator.features(translator.landmarks))
-        moment_FF = _moment(unit_NT, translator.features)
+        moment_FF = _moment(weighted())
         spread_r, rotation_Fr = torch.linalg.eigh(kernel_FF.T @ moment_FF @ kernel_FF)
         basis_Fr = kernel_FF @ rotation_Fr
     else:
-        spread_r, basis_Fr = _spectrum(unit_NT)
+        spread_r, basis_Fr = _spectrum(weighted())
     sums_mF = unit_NT.new_zeros(len(targets_mV), len(basis_Fr))
-    for unit_BT, target_B in zip(unit_NT.split(ROWS_AT_ONCE), target_N.split(ROWS_AT_ONCE), strict=True):
-        sums_mF.index_add_(0, target_B, translator.features(unit_BT))
+    for block_BF, target_B, root_B in zip(
+        weighted(), target_N.split(ROWS_AT_ONCE), root_N.split(ROWS_AT_ONCE), strict=True
+    ):
+        sums_mF.index_add_(0, target_B, block_BF * root_B[:, None])
     sums_mr = sums_mF.double() @ basis_Fr
     products_rV = sums_mr.T @ targets_mV
-    counts_m = torch.bincount(target_N, minlength=len(targets_mV))
-    sums_mr /= counts_m.clamp(min=1).sqrt()[:, None]
+    count_m = torch.bincount(target_N, root_N.square(), minlength=len(targets_mV))
+    count = count_m.sum().item()
+    sums_mr /= count_m.clamp(min=1e-6).sqrt()[:, None]
     means_rr = sums_mr.T @ sums_mr
 
     gcv, quadratic_rr = {}, means_rr * (products_rV @ products_rV.T)
     for strength in STRENGTHS:
-        shrunk_r = 1 / (spread_r.clamp(min=0) + strength * len(text_NT))
+        shrunk_r = 1 / (spread_r.clamp(min=0) + strength * count)
         explained = 2 * shrunk_r @ products_rV.square().sum(dim=1) - shrunk_r @ quadratic_rr @ shrunk_r
-        leverage = shrunk_r @ means_rr.diagonal() / counts_m.count_nonzero()
-        gcv[strength] = ((1 - explained / len(text_NT)) / (1 - leverage) ** 2).item()
-    shrunk_r = 1 / (spread_r.clamp(min=0) + best_strength(gcv) * len(text_NT))
+        leverage = shrunk_r @ means_rr.diagonal() / count_m.count_nonzero()
+        gcv[strength] = ((1 - explained / count) / (1 - leverage) ** 2).item()
+    shrunk_r = 1 / (spread_r.clamp(min=0) + best_strength(gcv) * count)
     translator.weight.copy_(basis_Fr @ (shrunk_r[:, None] * products_rV) @ evening_VV)
     return translator.to(train.of.device).eval(), gcv
 
@@ -89,7 +99,7 @@ def best_strength(gcv: Mapping[float, float]) -> float:
 def even_out(rows_ND: Tensor, floor: float, prepare: Callable[[Tensor], Tensor] = Tensor.clone) -> Tensor:
     """The matrix (D, D) float64 that takes vectors like these rows, once they are prepared, in whose second moment the
     directions have the shares s, to ones in which these are s^0.5; shares are raised by `floor` times the largest."""
-    spread_r, basis_Dr = _spectrum(rows_ND, prepare)
+    spread_r, basis_Dr = _spectrum(map(prepare, rows_ND.split(ROWS_AT_ONCE)))
     shares_r = spread_r.clamp(min=0) / spread_r.max().clamp(min=1e-30) + floor
     power = -EVENING_POWER / 2
     matrix_DD = (basis_Dr * (shares_r**power - floor**power)) @ basis_Dr.T
@@ -97,21 +107,20 @@ def even_out(rows_ND: Tensor, floor: float, prepare: Callable[[Tensor], Tensor] 
     return matrix_DD
 
 
-def _spectrum(rows_ND: Tensor, prepare: Callable[[Tensor], Tensor] = Tensor.clone) -> tuple[Tensor, Tensor]:
-    """The eigenvalues (r,) and eigenvectors (D, r), float64, of the second moment of the rows, some of which at a time
-    are prepared first; r is the smaller of N and D."""
-    if len(rows_ND) < rows_ND.shape[1]:
-        _, singular_r, basis_rD = torch.linalg.svd(prepare(rows_ND).double(), full_matrices=False)
+def _spectrum(blocks: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
+    """The eigenvalues (r,) and eigenvectors (D, r), float64, of the second moment of N rows, which come in blocks; r is
+    the smaller of N and D."""
+    first_BD = next(blocks)
+    if len(first_BD) < first_BD.shape[1]:
+        _, singular_r, basis_rD = torch.linalg.svd(torch.cat([first_BD, *blocks]).double(), full_matrices=False)
         return singular_r.square(), basis_rD.T
-    spread_D, basis_DD = torch.linalg.eigh(_moment(rows_ND, prepare))
+    spread_D, basis_DD = torch.linalg.eigh(_moment(chain([first_BD], blocks)))
     return spread_D, basis_DD
 
 
-def _moment(rows_ND: Tensor, prepare: Callable[[Tensor], Tensor]) -> Tensor:
-    """The second moment of the rows, not divided by their number, some of which at a time are prepared first: float64,
-    of products in float32."""
-    blocks = map(prepare, rows_ND.split(ROWS_AT_ONCE))
-    return sum(((block.T @ block).double() for block in blocks), torch.zeros((), device=rows_ND.device))
+def _moment(blocks: Iterable[Tensor]) -> Tensor:
+    """The second moment of rows that come in blocks, not divided by their number: float64, of products in float32."""
+    return sum(((block_BD.T @ block_BD).double() for block_BD in blocks), torch.zeros(()))
 
 
 def _orthonormal(kernel_LL: Tensor) -> Tensor:

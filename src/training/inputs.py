@@ -15,7 +15,7 @@ from torch import Tensor
 
 from src.common.files import InputError
 from src.common.paths import TEST_NPZ, TRAIN_NPZ
-from src.data.keep_lists import apply_keep_list, source_of
+from src.data.keep_lists import apply_keep_list, soft_weights, source_of
 from src.data.origins import require_one_origin
 from src.data.pairs import Pairs, Source, TestCaptions, fingerprint, open_pairs, open_test_captions
 from src.data.splits import in_turns, validation_images
@@ -28,18 +28,19 @@ OWN = Path("own")  # in place of a validation file: what a filter left of the va
 
 @dataclass(frozen=True, kw_only=True)
 class DataPaths:
-    """The files of a job: captions that train, which of them (None: all), captions that validate (None: the unfiltered
-    ones; OWN: those that a filter left), captions to predict (None: none)."""
+    """The files of a job: captions that train, which of them (None: all; `soft`: all, with weights), captions that
+    validate (None: the unfiltered ones; OWN: those that a filter left), captions to predict (None: none)."""
 
     train_npz: Path = TRAIN_NPZ
     keep_list: Path | None = None
+    soft: bool = False
     val_npz: Path | None = None
     test_npz: Path | None = TEST_NPZ
 
     @property
     def tag(self) -> str:
         """A short name of what is trained on, for the names of runs."""
-        return self.keep_list.stem if self.keep_list else dataset_tag(self.train_npz)
+        return self.keep_list.stem + "_soft" * self.soft if self.keep_list else dataset_tag(self.train_npz)
 
 
 def dataset_tag(path: Path) -> str:
@@ -49,13 +50,15 @@ def dataset_tag(path: Path) -> str:
 
 
 class OnDevice:
-    """Pairs, and their text_NT, image_MV and image_of_caption_N as tensors on a device."""
+    """Pairs, and their text_NT, image_MV and image_of_caption_N as tensors on a device; weight_N, by which captions
+    count when they train, or None."""
 
-    def __init__(self, pairs: Pairs, device: torch.device) -> None:
+    def __init__(self, pairs: Pairs, device: torch.device, weights: np.ndarray | None = None) -> None:
         self.pairs, self.device = pairs, device
         self.text_NT = torch.from_numpy(pairs.text_embeddings).to(device)
         self.image_MV = torch.from_numpy(pairs.image_embeddings).to(device)
         self.image_of_caption_N = torch.from_numpy(pairs.image_of_caption).to(device).long()
+        self.weight_N = None if weights is None else torch.from_numpy(weights).to(device)
 
     def part(self, images: np.ndarray, *, turns: bool = False) -> "Part":
         """Some images, by a boolean mask (M,), with all of their captions: in the file's order, or in turns of one an
@@ -93,6 +96,11 @@ class Part:
         """(n,) int64: the row of the gallery that each caption belongs to."""
         return torch.searchsorted(self.images, self.of.image_of_caption_N[self.captions])
 
+    @property
+    def weight_n(self) -> Tensor | None:
+        """(n,) float32: by how much each caption counts when it trains; None: all the same."""
+        return None if self.of.weight_N is None else self.of.weight_N[self.captions]
+
     def measure(self, translator: Translator) -> dict[str, float]:
         """Both measures, each caption against all images of the part. Raises NonFiniteError."""
         return evaluate(translate(translator, self.text_nT), self.gallery_mV, self.target_n)
@@ -127,10 +135,12 @@ class TrainingData:
     record: DataRecord
 
     @classmethod
-    def of(cls, pairs: Pairs, device: torch.device, record: DataRecord | None = None) -> "TrainingData":
+    def of(
+        cls, pairs: Pairs, device: torch.device, record: DataRecord | None = None, weights: np.ndarray | None = None
+    ) -> "TrainingData":
         """Pairs that are in memory, all of them."""
         record = replace(record or DataRecord(), train_captions=len(pairs), train_images=pairs.num_images)
-        return cls(train=OnDevice(pairs, device), images=np.ones(pairs.num_images, np.bool_), record=record)
+        return cls(train=OnDevice(pairs, device, weights), images=np.ones(pairs.num_images, np.bool_), record=record)
 
     def without(self, images: np.ndarray, part: str) -> "TrainingData":
         """The same data without some images, (M,) bool. They are no longer the whole file: their fingerprint names the
@@ -163,8 +173,14 @@ def open_training_data(paths: DataPaths, device: torch.device) -> TrainingData:
     """Open and check all files of a job before anything is trained. Raises InputError."""
     pairs = whole = open_pairs(paths.train_npz)
     record = {"train_npz": str(paths.train_npz), "train_fingerprint": fingerprint(paths.train_npz)}
+    weights = None
+    if paths.soft and not paths.keep_list:
+        raise InputError("--soft: weighs captions by the ranks of a keep-list; name it with --keep-list")
     if paths.keep_list:
-        pairs = apply_keep_list(pairs, paths.keep_list)
+        if paths.soft:
+            weights, record["caption_weights"] = soft_weights(pairs, paths.keep_list)
+        else:
+            pairs = apply_keep_list(pairs, paths.keep_list)
         record |= {"keep_list": str(paths.keep_list), "keep_list_fingerprint": fingerprint(paths.keep_list)}
     validation = test = None
     source = source_of(whole)
@@ -172,7 +188,7 @@ def open_training_data(paths: DataPaths, device: torch.device) -> TrainingData:
     if val_npz and val_npz != OWN:
         val_fingerprint = fingerprint(val_npz)
         same_file = val_fingerprint == record["train_fingerprint"]
-        if paths.keep_list or not same_file:
+        if pairs is not whole or not same_file:
             validation = whole if same_file else open_pairs(val_npz)
             record |= {"val_npz": str(val_npz), "val_fingerprint": val_fingerprint}
             _check_width(pairs.text_embeddings, validation.text_embeddings, val_npz, "caption")
@@ -182,7 +198,7 @@ def open_training_data(paths: DataPaths, device: torch.device) -> TrainingData:
         record |= {"test_npz": str(paths.test_npz), "test_fingerprint": fingerprint(paths.test_npz)}
         require_one_origin(paths.train_npz, paths.test_npz, source)
         _check_width(pairs.text_embeddings, test.text_embeddings, paths.test_npz, "caption")
-    data = TrainingData.of(pairs, device, DataRecord(**record))  # type: ignore[arg-type]
+    data = TrainingData.of(pairs, device, DataRecord(**record), weights)  # type: ignore[arg-type]
     return replace(
         data,
         validation=None if validation is None else OnDevice(validation, device),

@@ -176,6 +176,8 @@ def describe_data(paths: DataPaths, data: TrainingData) -> dict[str, Any]:
     settings: dict[str, Any] = {"training pairs": f"{paths.train_npz} ({data.record.train_fingerprint})"}
     if paths.keep_list:
         settings["keep-list"] = paths.keep_list
+    if data.record.caption_weights:
+        settings["captions weigh"] = data.record.caption_weights
     settings["captions, images"] = f"{len(pairs):,}, {pairs.num_images:,}"
     if validation is not None:
         known = "" if paths.val_npz else ", recorded as the source"

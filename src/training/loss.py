@@ -17,14 +17,20 @@ COLUMNS_MULTIPLE = 64  # columns that count as none fill up the rest: the matrix
 
 
 def multi_positive_infonce(
-    prediction_BV: Tensor, image_GV: Tensor, target_B: Tensor, count_G: Tensor, tau: float
+    prediction_BV: Tensor,
+    image_GV: Tensor,
+    target_B: Tensor,
+    count_G: Tensor,
+    tau: float,
+    weight_B: Tensor | None = None,
 ) -> Tensor:
-    """The mean over captions and over both directions of the InfoNCE loss on cosine similarities.
+    """The mean over captions, weighted if they have weights, and over both directions of the InfoNCE loss on cosine
+    similarities.
 
     prediction_BV (B, V) and image_GV (G, V) floating; target_B (B,) int64, the row of `image_GV` that a caption
     belongs to; count_G (G,), how often each image stands among the columns (its number of captions; at least
-    1); tau, the temperature. Images without a caption in the batch are further negatives of the caption→image
-    direction. Returns a scalar, in the precision of its inputs: give it float32.
+    1); tau, the temperature; weight_B (B,) floating, at least 0. Images without a caption in the batch are further
+    negatives of the caption→image direction. Returns a scalar, in the precision of its inputs: give it float32.
     """
     padding = -len(image_GV) % COLUMNS_MULTIPLE
     image_GV, count_G = F.pad(image_GV, (0, 0, 0, padding)), F.pad(count_G, (0, padding))
@@ -32,4 +38,11 @@ def multi_positive_infonce(
     positive_B = logits_BG.gather(1, target_B[:, None]).squeeze(1)
     caption_to_image = torch.logsumexp(logits_BG + count_G.to(logits_BG).log(), dim=1)
     image_to_caption = torch.logsumexp(logits_BG, dim=0)[target_B]
-    return ((caption_to_image + image_to_caption) / 2 - positive_B).mean()
+    return weighted_mean((caption_to_image + image_to_caption) / 2 - positive_B, weight_B)
+
+
+def weighted_mean(loss_B: Tensor, weight_B: Tensor | None) -> Tensor:
+    """Of the captions' losses (B,); the plain mean without weights, 0 if all of these are."""
+    if weight_B is None:
+        return loss_B.mean()
+    return (weight_B * loss_B).sum() / weight_B.sum().clamp(min=1e-6)

@@ -48,12 +48,14 @@ RUNNING = "running"  # the status of a record whose process is at work, or died:
 
 @dataclass(frozen=True, kw_only=True)
 class DataRecord:
-    """The files that a run read, with the fingerprints of their contents, and the sizes of what it used of them."""
+    """The files that a run read, with the fingerprints of their contents, and the sizes of what it used of them;
+    caption_weights: the formula of those that a keep-list gave."""
 
     train_npz: str = ""
     train_fingerprint: str = ""
     keep_list: str | None = None
     keep_list_fingerprint: str | None = None
+    caption_weights: str | None = None
     train_captions: int = 0
     train_images: int = 0
     val_npz: str | None = None
@@ -66,7 +68,7 @@ class DataRecord:
     @property
     def identity(self) -> dict[str, str]:
         """What makes it the same training data, wherever the files lie."""
-        names = ("train_fingerprint", "keep_list_fingerprint", "val_fingerprint")
+        names = ("train_fingerprint", "keep_list_fingerprint", "caption_weights", "val_fingerprint")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from src.training.batching import ImageGroups
 from src.training.closed_form import fit_ridge
 from src.training.inputs import Part
-from src.training.loss import multi_positive_infonce
+from src.training.loss import multi_positive_infonce, weighted_mean
 from src.training.machine import Machine, keep_freed_memory
 from src.training.model import Committee, ResidualMLP, Translator
 from src.training.recipe import KERNEL, Recipe
@@ -107,6 +107,7 @@ class Trainer:
         recipe, train = self.recipe, self.train
         text_BT = train.of.text_NT[train.captions[F.pad(captions_B, (0, -len(captions_B) % ROWS_MULTIPLE))]]
         image_GV = train.of.image_MV[train.images[images_G]]
+        weight_B = None if train.of.weight_N is None else train.of.weight_N[train.captions[captions_B]]
         columns = image_GV, target_B, count_G
         if recipe.negatives == "all":
             columns = self.gallery_mV, images_G[target_B], self.count_m
@@ -118,10 +119,11 @@ class Trainer:
             prediction_BV = self._predict(member, text_BT)[: len(captions_B)].float()
             if recipe.infonce_weight:
                 weight = recipe.infonce_weight * ramp(progress, recipe.infonce_warmup_epochs)
-                loss = loss + weight * multi_positive_infonce(prediction_BV, *columns, recipe.tau)
+                loss = loss + weight * multi_positive_infonce(prediction_BV, *columns, recipe.tau, weight_B)
             if recipe.regression_weight:
                 weight = recipe.regression_weight * ramp(progress, recipe.regression_warmup_epochs)
-                loss = loss + weight * F.smooth_l1_loss(prediction_BV, image_GV[target_B])
+                distance_BV = F.smooth_l1_loss(prediction_BV, image_GV[target_B], reduction="none")
+                loss = loss + weight * weighted_mean(distance_BV.mean(dim=1), weight_B)
         return loss / len(self.members)
 
     def _predict(self, member: nn.Module, text_BT: Tensor) -> Tensor:

@@ -38,5 +38,5 @@ def split() -> Split:
     return Split(train=whole(tiny_pairs(1, 60)), validation=whole(tiny_pairs(2, 20)))
 
 
-def whole(pairs: Pairs) -> Part:
-    return OnDevice(pairs, CPU).part(np.ones(pairs.num_images, bool))
+def whole(pairs: Pairs, weights: np.ndarray | None = None) -> Part:
+    return OnDevice(pairs, CPU, weights).part(np.ones(pairs.num_images, bool))

@@ -172,6 +172,41 @@ def test_a_keep_list_validates_on_all_captions_of_the_unfiltered_file(files, fil
         assert data.record.val_fingerprint == fingerprint(files.train_npz)
 
 
+def ranked(pairs, train_npz, path, **changes):
+    """A keep-list of ranks 1, 2, 3, … that keeps the first four, but the review the sixth in place of the second."""
+    keep = np.isin(np.arange(len(pairs)), (0, 2, 3, 5))
+    origin = {"input_fingerprint": fingerprint(train_npz), "higher_is_better": False, "cut": {"cut": 4}} | changes
+    ranks = np.arange(1, len(pairs) + 1)
+    save_keep_list(KeepList(caption_ids=pairs.caption_ids, scores=ranks, keep=keep, provenance=origin), path)
+
+
+def test_soft_trains_on_all_captions_by_their_ranks(pairs, files, tmp_path):
+    ranked(pairs, files.train_npz, tmp_path / "r.keep.npz")
+    paths = replace(files, keep_list=tmp_path / "r.keep.npz", soft=True)
+    data = open_training_data(paths, CPU)
+    expected = [1 / (1 + (1 / 4) ** 2), 0, 1 / (1 + (3 / 4) ** 2), 1 / 2, 1 / (1 + (5 / 4) ** 2), 1]
+    np.testing.assert_allclose(data.train.weight_N[:6], expected, rtol=1e-6)
+    assert data.train.weight_N[-1] == pytest.approx(1 / (1 + (240 / 4) ** 2))
+    part = data.split(0.2, 7).train
+    assert torch.equal(part.weight_n, data.train.weight_N[part.captions])
+    assert (len(data.train.pairs), data.validation, paths.tag) == (240, None, "r.keep_soft")
+    assert data.record.identity["caption_weights"] == "1 / (1 + (rank / 4)^2)"
+    assert describe_data(paths, data)["captions weigh"] == data.record.caption_weights
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"higher_is_better": True}, {"cut": {}}, {"cut": None}, {"cut": {"cut": 0}}, {"cut": {"cut": "4"}}],
+    ids=str,
+)
+def test_soft_needs_ranks_and_their_cut(pairs, files, tmp_path, changes):
+    ranked(pairs, files.train_npz, tmp_path / "r.keep.npz", **changes)
+    with pytest.raises(InputError, match=r"r\.keep\.npz: has no ranks to weigh captions by"):
+        open_training_data(replace(files, keep_list=tmp_path / "r.keep.npz", soft=True), CPU)
+    with pytest.raises(InputError, match="name it with --keep-list"):
+        open_training_data(replace(files, soft=True), CPU)
+
+
 def test_a_file_filtered_before_sources_were_recorded_is_known_by_the_keep_list_beside_it(pairs, filtered):
     save_pairs(pairs.select(np.arange(240) % 2 == 0), "half.npz")
     assert len(open_training_data(filtered, CPU).validation.pairs) == 240

@@ -58,6 +58,18 @@ def test_loss_and_gradient_are_those_of_the_definition(captions_of_image, tau):
     torch.testing.assert_close(*both(*problem(captions_of_image), tau), rtol=1e-9, atol=1e-12)
 
 
+def test_a_caption_counts_by_its_weight():
+    prediction, images, target, counts = problem((3, 1, 2))
+    alone = [multi_positive_infonce(prediction, images, target, counts, 0.1, weight) for weight in torch.eye(6)]
+    weights = torch.tensor([0.0, 2.0, 1.0, 0.0, 0.5, 0.5])
+    weighted = multi_positive_infonce(prediction, images, target, counts, 0.1, weights)
+    torch.testing.assert_close(weighted, (2 * alone[1] + alone[2] + 0.5 * alone[4] + 0.5 * alone[5]) / 4)
+    plain = multi_positive_infonce(prediction, images, target, counts, 0.1)
+    torch.testing.assert_close(plain, sum(alone) / 6)
+    nothing = multi_positive_infonce(prediction, images, target, counts, 0.1, torch.zeros(6))
+    assert nothing == 0
+
+
 def test_images_without_a_caption_in_the_batch_are_further_negatives():
     prediction, images, target, _ = problem((3, 1, 2))
     more = torch.randn(2, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

@@ -11,7 +11,7 @@ from src.training.closed_form import fit_ridge
 from src.training.model import Committee
 from src.training.recipe import BASELINE, KERNEL, RECIPES
 from src.training.trainer import Trainer, learning_rate, ramp
-from tests.training.conftest import MACHINE, TINY
+from tests.training.conftest import MACHINE, TINY, tiny_pairs, whole
 
 
 def test_the_schedule_warms_up_and_follows_the_cosine():
@@ -78,6 +78,23 @@ def test_a_ridge_regression_beside_is_that_of_the_kernel_and_stays_as_it_was_fit
     assert isinstance(trainer.translator, Committee)
     for name, tensor in kernel.state_dict().items():
         assert torch.equal(trainer.translator.ridge.state_dict()[name], tensor)
+
+
+def test_captions_that_weigh_nothing_teach_nothing():
+    """By regression; in the other loss they are negatives of the image-to-caption direction all the same."""
+    recipe, weights = replace(TINY, infonce_weight=0.0, regression_weight=1.0), np.ones(240, np.float32)
+    weights[::3] = 0
+    learned = []
+    for changed in (weights == 0, weights == 1):
+        pairs = tiny_pairs(1, 60)
+        trainers = []
+        for noise in (0.0, 1.0):
+            pairs.text_embeddings[changed] += np.float32(noise)
+            trainers.append(Trainer(recipe, whole(pairs, weights), MACHINE))
+            trainers[-1].train_epoch(1, lambda: None)
+        learned.append([torch.cat([p.flatten() for p in trainer.translator.parameters()]) for trainer in trainers])
+    assert torch.equal(*learned[0])
+    assert not torch.equal(*learned[1])
 
 
 def test_the_regression_term_and_its_warm_up(split):
