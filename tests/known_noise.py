@@ -17,13 +17,18 @@ from src.data.keep_lists import KeepList, open_keep_list
 NOISE_CSV = Path("data/train/sample_noise.csv")
 
 
+def read_swapped(noise_csv: Path, caption_ids: np.ndarray) -> np.ndarray:
+    """Which captions are swapped, (N,) bool. Raises InputError if the file is of other captions than these (N,)."""
+    noise = pd.read_csv(require_file(noise_csv))
+    if not np.array_equal(noise.caption_id, caption_ids):
+        raise InputError(f"{noise_csv}: is of other captions")
+    return noise.swapped.to_numpy(bool)
+
+
 def swaps_found(keep_list: KeepList, noise_csv: Path) -> dict[str, float]:
     """The share of the swapped captions that are dropped, of the dropped ones that are swapped, and the area under
     the ROC curve: the chance that a swapped caption scores worse than another one."""
-    noise = pd.read_csv(require_file(noise_csv))
-    if not np.array_equal(noise.caption_id, keep_list.caption_ids):
-        raise InputError(f"{noise_csv}: is of other captions than the keep-list")
-    swapped, dropped = noise.swapped.to_numpy(bool), ~keep_list.keep
+    swapped, dropped = read_swapped(noise_csv, keep_list.caption_ids), ~keep_list.keep
     ranks = rankdata(-keep_list.scores if keep_list.provenance["higher_is_better"] else keep_list.scores)
     n, others = swapped.sum(), (~swapped).sum()
     return {

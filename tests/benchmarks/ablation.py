@@ -1,4 +1,4 @@
-"""What each ingredient of `strong` is worth: the recipe without it, on the same splits and seeds.
+"""What each ingredient of `strong` is worth, and what it costs: the recipe without it, on the same splits and seeds.
 
     python -m tests.benchmarks.ablation                                          # on the data in data/
     python -m tests.benchmarks.ablation --train-npz language/train.npz --seeds 0 1 2
@@ -7,7 +7,8 @@
 Every row is trained on the training part of the splits of all seeds, and measured on what they hold out; what is
 compared are means over seeds, and the differences seed by seed. The recipe is suited to the number of captions, as
 `--recipe auto` suits it, but has one MLP, for each of several is as much work. Nothing is refitted: what that is worth,
-the row tells that leaves out as many images as refitting adds. Runs that are finished are not trained again.
+the row tells that leaves out as many images as refitting adds. Runs that are finished are not trained again. Seconds
+are of training, without validation, and depend on the machine; those to the baseline's best MRR need its row.
 """
 
 import math
@@ -15,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
 from src.common.cli import Parser, add_machine_arguments, print_settings
@@ -25,8 +27,8 @@ from src.data.splits import validation_images
 from src.training.inputs import DataPaths, TrainingData, open_training_data
 from src.training.job import train_unless_finished
 from src.training.machine import choose_machine
-from src.training.recipe import AUTO, COMPACT, KERNEL, LINEAR, Recipe, difference, sized
-from tests.benchmarks.measuring import markdown
+from src.training.recipe import AUTO, BASELINE, KERNEL, LINEAR, Recipe, difference, sized
+from tests.benchmarks.measuring import SPREAD, markdown, spread_of
 
 # What takes the place of an ingredient. What makes no difference to the recipe at hand is left out of the table.
 CHANGES = {
@@ -49,7 +51,7 @@ CHANGES = {
     "regression": {"regression_weight": 0.1},
 }
 FEWER = "fewer images"  # by what refitting adds
-OTHERS = {recipe.name: replace(recipe, predict_with="best") for recipe in (COMPACT, KERNEL, LINEAR)}
+OTHERS = {recipe.name: replace(recipe, predict_with="best") for recipe in (BASELINE, KERNEL, LINEAR)}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -76,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         "device, precision": machine,
     }
     print_settings("Ablation", settings)
-    mrrs = {name: [] for name in recipes}
+    histories: dict[str, list[pd.DataFrame]] = {name: [] for name in recipes}
     with tqdm(total=len(recipes) * len(args.seeds), unit="run") as bar:
         for seed in args.seeds:  # seed by seed: what there is after an interruption compares
             for name, recipe in recipes.items():
@@ -85,9 +87,10 @@ def main(argv: list[str] | None = None) -> None:
                 job = replace(recipe, seed=seed), data
                 bar_below = {"leave": False, "position": 1, "desc": folder.name}
                 own = with_fewer_images(*job) if name == FEWER else job
-                mrrs[name].append(train_unless_finished(*own, folder, machine=machine, bar=bar_below).mrr)
+                train_unless_finished(*own, folder, machine=machine, bar=bar_below)
+                histories[name].append(pd.read_csv(folder / "history.csv"))
                 bar.update()
-    print(markdown(tabulate(mrrs, recipes, strong)))
+    print(markdown(tabulate(histories, recipes, strong)))
 
 
 def recipe_of(name: str, strong: Recipe) -> Recipe:
@@ -116,16 +119,27 @@ def with_fewer_images(recipe: Recipe, data: TrainingData) -> tuple[Recipe, Train
     return replace(recipe, val_fraction=float(validates.sum() / fewer.images.sum())), fewer
 
 
-def tabulate(mrrs: dict[str, list[float]], recipes: dict[str, Recipe], strong: Recipe) -> list[list[str]]:
-    """A row for each recipe: the MRR, mean ± s.d. over seeds, and the mean difference, ± its standard error."""
-    (first, *_), rows = mrrs.values(), [["recipe", "MRR", "difference"]]
-    for name, values in mrrs.items():
-        gain = np.subtract(values, first)
-        error = gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else math.nan
+def tabulate(histories: dict[str, list[pd.DataFrame]], recipes: dict[str, Recipe], strong: Recipe) -> list[list[str]]:
+    """A row for each recipe: the MRR, mean ± s.d. over seeds; the mean difference, ± its standard error; mean seconds
+    to the baseline's best MRR by the same seed ("–" if not by all seeds), and to its own."""
+    mrrs = {name: [history.mrr.max() for history in of_seeds] for name, of_seeds in histories.items()}
+    first, rows = next(iter(mrrs.values())), [["recipe", *SPREAD, "s to the baseline's best", "s to its best"]]
+    for name, of_seeds in histories.items():
         changes = name if recipes[name].name != strong.name else difference(recipes[name], strong) or name
-        spread = f"{np.mean(values):.4f} ± {np.std(values):.4f}"
-        rows.append([changes, spread, f"{gain.mean():+.4f} ± {error:.4f}"])
+        targets = mrrs.get(BASELINE.name, [math.inf] * len(of_seeds))
+        to_baseline = [seconds_to(*pair) for pair in zip(of_seeds, targets, strict=True)]
+        to_best = [seconds_to(*pair) for pair in zip(of_seeds, mrrs[name], strict=True)]
+        rows.append([changes, *spread_of(mrrs[name], first), *map(_mean_seconds, (to_baseline, to_best))])
     return rows
+
+
+def seconds_to(history: pd.DataFrame, mrr: float) -> float:
+    """Of training up to the first epoch that is as good; infinite if none is."""
+    return float(history.seconds.cumsum()[history.mrr >= mrr].min()) if (history.mrr >= mrr).any() else math.inf
+
+
+def _mean_seconds(seconds: list[float]) -> str:
+    return f"{np.mean(seconds):.0f}" if np.isfinite(seconds).all() else "–"
 
 
 if __name__ == "__main__":

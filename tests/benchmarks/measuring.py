@@ -1,16 +1,19 @@
 """What the measurements share: clocks, rates of the machine, peaks of memory, the rows of the table."""
 
 import json
+import math
 import os
 import platform
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -132,3 +135,13 @@ def markdown(table: list[list[str]]) -> str:
     lines = [table[0], ["-" * width for width in widths], *table[1:]]
     padded = [[cell.ljust(width) for cell, width in zip(cells, widths, strict=True)] for cells in lines]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in padded)
+
+
+SPREAD = ("MRR", "difference")  # the columns of `spread_of`
+
+
+def spread_of(mrrs: Sequence[float], reference: Sequence[float]) -> tuple[str, str]:
+    """Mean ± s.d. of MRRs by several seeds, and the mean difference, ± its standard error, to others by the same."""
+    gain = np.subtract(mrrs, reference)
+    error = gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else math.nan
+    return f"{np.mean(mrrs):.4f} ± {np.std(mrrs):.4f}", f"{gain.mean():+.4f} ± {error:.4f}"

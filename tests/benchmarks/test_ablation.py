@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 
@@ -30,14 +31,26 @@ def test_every_row_is_a_recipe_of_its_own():
         assert len({recipe for recipe in recipes if recipe != strong}) == sum(recipe != strong for recipe in recipes)
 
 
-def test_the_table_tells_means_spreads_and_paired_differences():
-    mrrs = {"strong": [0.5, 0.6], "tau": [0.52, 0.64], "linear": [0.3, 0.3]}
-    recipes = {"strong": STRONG, "tau": replace(STRONG, tau=0.5), "linear": OTHERS["linear"]}
-    header, *rows = tabulate(mrrs, recipes, STRONG)
+def history(mrrs, seconds=2.0):
+    return pd.DataFrame({"mrr": mrrs, "seconds": seconds})
+
+
+def test_the_table_tells_means_spreads_paired_differences_and_costs():
+    histories = {
+        "strong": [history([0.4, 0.5, 0.5]), history([0.6, 0.5, 0.4])],
+        "tau": [history([0.52, 0.2, 0.3]), history([0.1, 0.2, 0.64])],
+        "baseline": [history([0.3], 100.0), history([0.3], 110.0)],
+        "linear": [history([0.2]), history([0.4])],
+    }
+    others = {name: OTHERS[name] for name in ("baseline", "linear")}
+    recipes = {"strong": STRONG, "tau": replace(STRONG, tau=0.5)} | others
+    header, *rows = tabulate(histories, recipes, STRONG)
+    assert header == ["recipe", "MRR", "difference", "s to the baseline's best", "s to its best"]
     assert rows == [
-        ["strong", "0.5500 ± 0.0500", "+0.0000 ± 0.0000"],
-        ["tau=0.5", "0.5800 ± 0.0600", "+0.0300 ± 0.0100"],
-        ["linear", "0.3000 ± 0.0000", "-0.2500 ± 0.0500"],
+        ["strong", "0.5500 ± 0.0500", "+0.0000 ± 0.0000", "2", "3"],  # after epoch 2 and epoch 1
+        ["tau=0.5", "0.5800 ± 0.0600", "+0.0300 ± 0.0100", "4", "4"],
+        ["baseline", "0.3000 ± 0.0000", "-0.2500 ± 0.0500", "105", "105"],
+        ["linear", "0.3000 ± 0.1000", "-0.2500 ± 0.0500", "–", "2"],
     ]
-    assert header == ["recipe", "MRR", "difference"]
-    assert tabulate({"strong": [0.5]}, recipes, STRONG)[1][2] == "+0.0000 ± nan"  # one seed tells no error
+    one = tabulate({"strong": [history([0.5])]}, recipes, STRONG)[1]
+    assert one[2:] == ["+0.0000 ± nan", "–", "2"]  # one seed tells no error, and there is no baseline
