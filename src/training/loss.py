@@ -18,7 +18,7 @@ COLUMNS_MULTIPLE = 64  # columns that count as none fill up the rest: the matrix
 
 def multi_positive_infonce(
     prediction_BV: Tensor,
-    image_GV: Tensor,
+    unit_GV: Tensor,
     target_B: Tensor,
     count_G: Tensor,
     tau: float,
@@ -27,14 +27,15 @@ def multi_positive_infonce(
     """The mean over captions, weighted if they have weights, and over both directions of the InfoNCE loss on cosine
     similarities.
 
-    prediction_BV (B, V) and image_GV (G, V) floating; target_B (B,) int64, the row of `image_GV` that a caption
-    belongs to; count_G (G,), how often each image stands among the columns (its number of captions; at least
-    1); tau, the temperature; weight_B (B,) floating, at least 0. Images without a caption in the batch are further
-    negatives of the caption→image direction. Returns a scalar, in the precision of its inputs: give it float32.
+    prediction_BV (B, V) floating, of any length; unit_GV (G, V) images, of unit length; target_B (B,) int64, the row of
+    `unit_GV` that a caption belongs to; count_G (G,), how often each image stands among the columns (its number of
+    captions; at least 1); tau, the temperature; weight_B (B,) floating, at least 0. Images without a caption in the
+    batch are further negatives of the caption→image direction. Returns a scalar in the precision of the predictions,
+    float32 at least; the matrix product may be autocast to less.
     """
-    padding = -len(image_GV) % COLUMNS_MULTIPLE
-    image_GV, count_G = F.pad(image_GV, (0, 0, 0, padding)), F.pad(count_G, (0, padding))
-    logits_BG = F.normalize(prediction_BV, dim=1) @ F.normalize(image_GV, dim=1).T / tau
+    padding = -len(unit_GV) % COLUMNS_MULTIPLE
+    unit_GV, count_G = F.pad(unit_GV, (0, 0, 0, padding)), F.pad(count_G, (0, padding))
+    logits_BG = (F.normalize(prediction_BV, dim=1) @ unit_GV.T).to(prediction_BV.dtype) / tau
     positive_B = logits_BG.gather(1, target_B[:, None]).squeeze(1)
     caption_to_image = torch.logsumexp(logits_BG + count_G.to(logits_BG).log(), dim=1)
     image_to_caption = torch.logsumexp(logits_BG, dim=0)[target_B]

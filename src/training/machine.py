@@ -28,6 +28,10 @@ class Machine:
     def __str__(self) -> str:
         return f"{self.device}, {self.precision}"
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 

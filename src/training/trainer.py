@@ -38,7 +38,7 @@ class Trainer:
         image_of_caption = train.target_n
         self.groups = ImageGroups(image_of_caption.cpu().numpy(), recipe.batch_size)
         if recipe.negatives == "all":
-            self.gallery_mV = train.gallery_mV
+            self.unit_mV = F.normalize(train.gallery_mV, dim=1).to(machine.dtype)
             self.count_m = torch.bincount(image_of_caption, minlength=len(train.images)).clamp(min=1)
         if recipe.input_noise:
             self.noise_T = train.text_nT.std(dim=0) * recipe.input_noise
@@ -111,18 +111,21 @@ class Trainer:
         text_BT = train.of.text_NT[train.captions[F.pad(captions_B, (0, -len(captions_B) % ROWS_MULTIPLE))]]
         image_GV = train.of.image_MV[train.images[images_G]]
         weight_B = None if train.of.weight_N is None else train.of.weight_N[train.captions[captions_B]]
-        columns = image_GV, target_B, count_G
-        if recipe.negatives == "all":
-            columns = self.gallery_mV, images_G[target_B], self.count_m
-            if 0 < recipe.max_negatives < len(self.gallery_mV) - len(images_G):
-                shown_G = torch.cat([images_G, self._others(images_G)])
-                columns = self.gallery_mV[shown_G], target_B, self.count_m[shown_G]
+        if recipe.negatives == "batch":
+            columns = F.normalize(image_GV, dim=1), target_B, count_G
+        elif 0 < recipe.max_negatives < len(self.unit_mV) - len(images_G):
+            shown_G = torch.cat([images_G, self._others(images_G)])
+            columns = self.unit_mV[shown_G], target_B, self.count_m[shown_G]
+        else:
+            columns = self.unit_mV, images_G[target_B], self.count_m
         loss = image_GV.new_zeros(())
         for member in self.members:
             prediction_BV = self._predict(member, text_BT)[: len(captions_B)].float()
             if recipe.infonce_weight:
                 weight = recipe.infonce_weight * ramp(progress, recipe.infonce_warmup_epochs)
-                loss = loss + weight * multi_positive_infonce(prediction_BV, *columns, recipe.tau, weight_B)
+                with self.machine.autocast():
+                    infonce = multi_positive_infonce(prediction_BV, *columns, recipe.tau, weight_B)
+                loss = loss + weight * infonce
             if recipe.regression_weight:
                 weight = recipe.regression_weight * ramp(progress, recipe.regression_warmup_epochs)
                 distance_BV = F.smooth_l1_loss(prediction_BV, image_GV[target_B], reduction="none")
@@ -138,7 +141,7 @@ class Trainer:
 
     def _others(self, images_G: Tensor) -> Tensor:
         """`max_negatives` training images, without replacement, that are not among the batch's own."""
-        keys_m = torch.rand(len(self.gallery_mV), device=self.machine.device)
+        keys_m = torch.rand(len(self.unit_mV), device=self.machine.device)
         keys_m[images_G] = -1.0
         return keys_m.topk(self.recipe.max_negatives, sorted=False).indices
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from src.common.files import InputError
 from src.data.pairs import open_pairs
@@ -44,7 +45,7 @@ def test_the_loss_and_its_gradient_are_ours():
     ours, plain = ResidualMLP(12, 16, 24).double(), reference_training.ResidualMLP(12, 16, 24, dropout=0.0).double()
     plain.load_state_dict(ours.state_dict())
     losses = (
-        multi_positive_infonce(ours(text), images, target, counts, 0.05),
+        multi_positive_infonce(ours(text), F.normalize(images, dim=1), target, counts, 0.05),
         reference_training.infonce(plain(text), images[target], target, 0.05),
     )
     gradients = [

@@ -9,6 +9,11 @@ from torch.nn import functional as F
 from src.training.loss import multi_positive_infonce
 
 
+def cosine_infonce(prediction, images, *rest):
+    """Ours, for images of any length."""
+    return multi_positive_infonce(prediction, F.normalize(images, dim=1), *rest)
+
+
 def explicit_infonce(prediction_BV, columns_CV, image_of_column_C, target_B, tau):
     """One column per repeat of an image; row i's positives are the columns of its image, and the other way round.
 
@@ -47,7 +52,7 @@ def problem(captions_of_image, seed=0, width=7):
 def both(prediction, images, target, counts, tau):
     """Ours and the definition's (loss, gradient of the predictions, gradient of the images)."""
     image_of_column = torch.repeat_interleave(torch.arange(len(counts)), counts).tolist()
-    ours = multi_positive_infonce(prediction, images, target, counts, tau)
+    ours = cosine_infonce(prediction, images, target, counts, tau)
     definition = explicit_infonce(prediction, images[image_of_column], image_of_column, target, tau)
     return [(loss, *torch.autograd.grad(loss, (prediction, images))) for loss in (ours, definition)]
 
@@ -60,13 +65,13 @@ def test_loss_and_gradient_are_those_of_the_definition(captions_of_image, tau):
 
 def test_a_caption_counts_by_its_weight():
     prediction, images, target, counts = problem((3, 1, 2))
-    alone = [multi_positive_infonce(prediction, images, target, counts, 0.1, weight) for weight in torch.eye(6)]
+    alone = [cosine_infonce(prediction, images, target, counts, 0.1, weight) for weight in torch.eye(6)]
     weights = torch.tensor([0.0, 2.0, 1.0, 0.0, 0.5, 0.5])
-    weighted = multi_positive_infonce(prediction, images, target, counts, 0.1, weights)
+    weighted = cosine_infonce(prediction, images, target, counts, 0.1, weights)
     torch.testing.assert_close(weighted, (2 * alone[1] + alone[2] + 0.5 * alone[4] + 0.5 * alone[5]) / 4)
-    plain = multi_positive_infonce(prediction, images, target, counts, 0.1)
+    plain = cosine_infonce(prediction, images, target, counts, 0.1)
     torch.testing.assert_close(plain, sum(alone) / 6)
-    nothing = multi_positive_infonce(prediction, images, target, counts, 0.1, torch.zeros(6))
+    nothing = cosine_infonce(prediction, images, target, counts, 0.1, torch.zeros(6))
     assert nothing == 0
 
 
@@ -77,7 +82,7 @@ def test_images_without_a_caption_in_the_batch_are_further_negatives():
     counts = torch.tensor([3, 1, 2, 1, 4])  # the last stands for four columns
     ours, definition = both(prediction, images, target, counts, 0.1)
     torch.testing.assert_close(ours, definition, rtol=1e-9, atol=1e-12)
-    without = multi_positive_infonce(prediction, images[:3], target, counts[:3], 0.1)
+    without = cosine_infonce(prediction, images[:3], target, counts[:3], 0.1)
     assert ours[0] > without
 
 
@@ -85,21 +90,17 @@ def test_values_by_hand():
     """Two images at right angles, one caption each, tau 1: every direction is log(e^s + e^t) - s."""
     images = torch.eye(2, dtype=torch.float64)
     ones, pair = torch.tensor([1, 1]), torch.tensor([0, 1])
-    loss = multi_positive_infonce(5 * images, images, pair, ones, 1.0)
+    loss = cosine_infonce(5 * images, images, pair, ones, 1.0)
     assert loss.item() == pytest.approx(math.log(math.e + 1) - 1)  # both right; lengths do not matter
-    loss = multi_positive_infonce(images.flip(0), images, pair, ones, 1.0)
+    loss = cosine_infonce(images.flip(0), images, pair, ones, 1.0)
     assert loss.item() == pytest.approx(math.log(math.e + 1))  # both wrong
-    one_image = multi_positive_infonce(
-        torch.ones(3, 2).double(), images[:1], torch.zeros(3).long(), torch.tensor([3]), 1
-    )
+    one_image = cosine_infonce(torch.ones(3, 2).double(), images[:1], torch.zeros(3).long(), torch.tensor([3]), 1)
     assert one_image.item() == pytest.approx(math.log(3))  # nothing to tell apart: its least value
 
 
 def test_the_analytic_gradient_is_the_numerical_one():
     prediction, images, target, counts = problem((3, 1, 2))
-    assert torch.autograd.gradcheck(
-        lambda p, i: multi_positive_infonce(p, i, target, counts, 0.5), (prediction, images)
-    )
+    assert torch.autograd.gradcheck(lambda p, i: cosine_infonce(p, i, target, counts, 0.5), (prediction, images))
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1.0, 1e15])
@@ -107,7 +108,7 @@ def test_the_analytic_gradient_is_the_numerical_one():
 def test_loss_and_gradient_stay_finite_in_float32(scale, tau):
     prediction, images, target, counts = problem((5, 1, 9), width=64)
     prediction = (prediction.detach().float() * scale).requires_grad_()
-    loss = multi_positive_infonce(prediction, images.float(), target, counts, tau)
+    loss = cosine_infonce(prediction, images.float(), target, counts, tau)
     loss.backward()
     assert loss.isfinite()
     assert prediction.grad.isfinite().all()
@@ -116,6 +117,6 @@ def test_loss_and_gradient_stay_finite_in_float32(scale, tau):
 def test_float32_at_the_size_of_a_batch_is_float64():
     prediction, images, target, counts = problem([5] * 200, width=96)
     images = F.normalize(images, dim=1) + 3  # an offset that all share, as real embeddings have
-    exact = multi_positive_infonce(prediction, images, target, counts, 0.01)
-    single = multi_positive_infonce(prediction.float(), images.float(), target, counts, 0.01)
+    exact = cosine_infonce(prediction, images, target, counts, 0.01)
+    single = cosine_infonce(prediction.float(), images.float(), target, counts, 0.01)
     assert single.item() == pytest.approx(exact.item(), rel=1e-4)
