@@ -100,7 +100,7 @@ class Checkpoint:
         moments = [{"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p} for p in self.trainer.trained_parameters]
         best = {"value": 0.0, "epoch": 0, "weights": weights}
         form = {"translator": weights, "optimizer": dict(enumerate(moments)), **dict.fromkeys(self.bests, best)}
-        whole = _has_form(state | {"optimizer": state["optimizer"]["state"]}, form)
+        whole = bool(history) and _has_form(state | {"optimizer": state["optimizer"]["state"]}, form)
         for epoch, row in enumerate(history, 1):
             whole &= row["epoch"] == epoch and row.keys() == history[0].keys() >= {*self.columns}
             whole &= all(type(value) in (int, float) for value in row.values())

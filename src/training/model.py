@@ -4,6 +4,7 @@ Shapes: B captions, T text width, H hidden width, V image width, L landmarks.
 """
 
 import json
+import math
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -131,19 +132,32 @@ def save_translator(weights: dict[str, Tensor], dims: dict[str, int], path: str 
         save_file(contiguous, temporary, metadata={"translator": json.dumps(dims)})
 
 
+def _check_dims(dims: dict[str, Any], tensors: int) -> None:
+    """Raises ValueError if they are no dimensions, or those of more layers than a file of so many `tensors` can have:
+    to build them would take any time and memory."""
+    least = {"norm": 0, "landmarks": 0}
+    if not all(type(value) is int and value >= least.get(name, 1) for name, value in dims.items()):
+        raise ValueError("a dimension is not a whole number, or too small")
+    if math.prod(dims.get(name) or 1 for name in ("copies", "depth", "norm")) > tensors:
+        raise ValueError("its dimensions are of more layers than it has tensors")
+
+
 def load_translator(path: str | Path, device: torch.device | str = "cpu", *, of: Pairs | None = None) -> Translator:
     """Load a translator in evaluation mode. Raises InputError if the file is not one that this project wrote, or if it
     does not translate between the widths `of` those pairs."""
     path = require_file(path)
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            dims = json.loads((file.metadata() or {})["translator"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        with torch.device("meta"):  # the file has the weights: no random numbers are drawn for them
+            dims = dict(json.loads((file.metadata() or {})["translator"]))
+            names = file.keys()
+            _check_dims(dims, len(names))
+            # Copies: the file's own tensors are the file, mapped into memory.
+            weights = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in names}
+        with torch.device("meta"):  # the file has the weights: no memory is taken, no random numbers are drawn for them
             kinds = {"copies": Committee, "landmarks": RidgeMap}
             translator = next((kinds[name] for name in kinds if name in dims), ResidualMLP)(**dims)
-        translator.to_empty(device=device).load_state_dict(weights)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        translator.load_state_dict(weights, assign=True)
+    except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not a translator's weights as train_mrr.py writes them ({reason})") from None
     if of is not None:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from numpy.random import Generator
@@ -421,40 +422,49 @@ def run_json() -> Kind:
     )
 
 
-def weights() -> Kind:
+def weights(**committee: int) -> Kind:
     """There is no checksum in the file (run.json has one): damaged numbers stay unseen."""
     import torch
+    from safetensors.torch import save
 
-    from src.training.model import ResidualMLP, Translator, load_translator, save_translator
+    from src.training.model import Committee, ResidualMLP, Translator, load_translator, save_translator
 
-    def prepare(folder: Path) -> None:
-        torch.manual_seed(0)
-        translator = ResidualMLP(6, 9, 5)
-        save_translator(translator.state_dict(), translator.dims, folder / "w.safetensors")
+    torch.manual_seed(0)
+    dims = {"text_dim": 6, "image_dim": 9, "hidden_dim": 5}
+    translator = Committee(**committee, **dims) if committee else ResidualMLP(**dims)
 
     def holds(found: Translator, right: Any) -> None:
-        assert found.dims == ResidualMLP(6, 9, 5).dims
+        assert found.dims == translator.dims
         assert not any(parameter.is_meta for parameter in found.parameters())
         assert {parameter.dtype for parameter in found.parameters()} == {torch.float32}
         assert found(torch.zeros(2, 6)).shape == (2, 9)
 
+    def odd(rng: Generator, content: bytes, marker: Path) -> bytes:
+        if rng.integers(2):
+            return odd_safetensors(rng, content, marker)
+        return save(translator.state_dict(), {"translator": odd_json(rng, json.dumps(translator.dims))})
+
     return Kind(
-        prepare=prepare,
+        prepare=lambda folder: save_translator(translator.state_dict(), translator.dims, folder / "w.safetensors"),
         target="w.safetensors",
         read=lambda folder: load_translator(folder / "w.safetensors", of=sample_pairs()),
         holds=holds,
-        odd=odd_safetensors,
+        odd=odd,
         named=("w.safetensors",),
     )
 
 
-def checkpoint() -> Kind:
+def checkpoint(name: str) -> Kind:
+    """Of a training that is validated or, by its name, of one on all images."""
     import torch
 
-    from src.training.fit import FitResult, fit
+    from src.training.checkpoint import Checkpoint
+    from src.training.fit import fit, refit
     from src.training.inputs import OnDevice, Split
     from src.training.machine import Machine
+    from src.training.model import Translator
     from src.training.recipe import BASELINE
+    from src.training.runs import LAST
 
     machine = Machine(torch.device("cpu"))
     part = OnDevice(sample_pairs(), machine.device).part(np.ones(5, bool))
@@ -463,37 +473,41 @@ def checkpoint() -> Kind:
     class Stop(Exception):
         """Ends a training after two epochs."""
 
-    def train(folder: Path, **options: Any) -> FitResult:
-        return fit(recipe, Split(part, part), folder, machine=machine, bar={"disable": True}, **options)
-
-    def prepare(folder: Path) -> None:
-        import src.training.checkpoint
-
-        def stop(row: dict[str, float]) -> None:
-            if row["epoch"] == 3:  # the second is saved
-                raise Stop
-
-        src.training.checkpoint.SECONDS_BETWEEN_CHECKPOINTS = -1
-        src.training.checkpoint.time = type("Clock", (), {"monotonic": Clock().tick})
-        with contextlib.suppress(Stop):
-            train(folder, on_epoch=stop)
-
-    def read(folder: Path) -> FitResult:
-        try:
-            return train(folder, resume=True)
-        except InputError as error:
-            if "training diverged" in str(error):  # numbers have no other check than the archive's checksums
-                raise InputError(f"last.pt: {error}") from None
-            raise
-
-    def holds(found: FitResult, right: FitResult | None) -> None:
+    def train(folder: Path, resume: bool = False) -> Translator:
+        options: dict[str, Any] = {"machine": machine, "resume": resume, "bar": {"disable": True}}
+        if name != LAST:
+            return refit(recipe, part, recipe.epochs, folder, **options)
+        found = fit(recipe, Split(part, part), folder, **options)
         assert len(found.history) == 3
         for row in found.history:
             assert all(isinstance(value, int | float) for value in row.values())
             assert math.isfinite(row["mrr"])
         assert found.best in found.history
+        return found.translator
+
+    def prepare(folder: Path) -> None:
+        save_if_due = Checkpoint.save_if_due
+
+        def save_and_stop(checkpoint: Checkpoint) -> None:
+            checkpoint.next_save = 0
+            save_if_due(checkpoint)
+            if len(checkpoint.history) == 2:
+                raise Stop
+
+        with contextlib.suppress(Stop), patch.object(Checkpoint, "save_if_due", save_and_stop):
+            train(folder)
+
+    def read(folder: Path) -> Translator:
+        try:
+            return train(folder, resume=True)
+        except InputError as error:
+            if "training diverged" in str(error):  # numbers have no other check than the archive's checksums
+                raise InputError(f"{name}: {error}") from None
+            raise
+
+    def holds(found: Translator, right: Translator | None) -> None:
         if right is not None:
-            ours, theirs = found.translator.state_dict(), right.translator.state_dict()
+            ours, theirs = found.state_dict(), right.state_dict()
             assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
     def odd(rng: Generator, content: bytes, marker: Path) -> bytes:
@@ -521,25 +535,7 @@ def checkpoint() -> Kind:
         torch.save(state[0], file)
         return file.getvalue()
 
-    return Kind(
-        prepare=prepare,
-        target="last.pt",
-        read=read,
-        holds=holds,
-        odd=odd,
-        named=("last.pt",),
-    )
-
-
-class Clock:
-    """Years go by between two looks, so that every epoch is followed by a checkpoint."""
-
-    def __init__(self) -> None:
-        self.now = 1e4  # its cube is later than any machine has run for
-
-    def tick(self) -> float:
-        self.now += 1.0
-        return self.now**3
+    return Kind(prepare=prepare, target=name, read=read, holds=holds, odd=odd, named=(name,))
 
 
 def ranks() -> Kind:
@@ -807,7 +803,9 @@ KINDS: dict[str, Callable[[], Kind]] = {
     "recipe": recipe,
     "run.json": run_json,
     "weights": weights,
-    "checkpoint": checkpoint,
+    "committee weights": partial(weights, copies=2, landmarks=4),
+    "checkpoint": partial(checkpoint, "last.pt"),
+    "refit's checkpoint": partial(checkpoint, "refit_last.pt"),
     "ranks": ranks,
     "decisions": decisions,
     "journal": journal,

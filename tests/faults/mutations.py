@@ -14,7 +14,8 @@ from numpy.random import Generator
 # What stands for a value in JSON text.
 ODD_TOKENS = (
     *("null", "true", "[]", "{}", '""', '"x"', "-1", "0", "1", "2", "0.5", "1e999", "-1e-320", "NaN", "-Infinity"),
-    *("1" + "0" * 400, "9" * 5000, str(2**63), str(-(2**64)), '"../../x"', '"/etc/passwd"', r'"\u0000"', r'"\ud800"'),
+    *(str(10**9), str(2**40), str(2**63), str(-(2**64)), "1" + "0" * 400, "9" * 5000),
+    *('"../../x"', '"/etc/passwd"', r'"\u0000"', r'"\ud800"'),
     *("[" * 100_000, "[" * 500 + "]" * 500, '{"a":' * 100_000, '[["x"]]', '{"": null}', '[1, "x", null]'),
 )
 ODD_FIELDS = (

@@ -143,6 +143,16 @@ def test_a_checkpoint_with_a_damaged_byte_or_a_tensor_of_another_shape_is_refuse
         place[key] = kept
 
 
+@pytest.mark.parametrize("history", [[], {}])
+def test_a_checkpoint_of_no_epoch_is_refused(split, tmp_path, history):
+    """Its weights would be trained on from the first epoch again."""
+    options = {"machine": MACHINE, "bar": {"disable": True}}
+    refit(TINY, split.train, 1, tmp_path, **options)
+    torch.save(torch.load(tmp_path / REFIT_LAST) | {"history": history}, tmp_path / REFIT_LAST)
+    with pytest.raises(InputError, match=r"refit_last\.pt: not a checkpoint"):
+        refit(TINY, split.train, 1, tmp_path, **options, resume=True)
+
+
 class Payload:
     def __reduce__(self):
         return print, ("executed",)

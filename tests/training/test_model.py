@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import time
 from pathlib import Path
 
 import pytest
@@ -244,6 +245,42 @@ def test_files_that_are_not_ours_are_refused(saved, tmp_path):
     refused("")
     save_file(weights, path, metadata=metadata)
     assert load_translator(path).dims == DIMS
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *({"copies": 10**9}, {"depth": 10**9}, {"norm": 10**9}, {"copies": 10**5, "depth": 10**5}),
+        *({"hidden_dim": 2**40}, {"hidden_dim": 2**20}, {"text_dim": 2**63}, {"image_dim": 10**400}),
+        *({"copies": 0}, {"copies": -1}, {"depth": 0}, {"norm": -1}, {"hidden_dim": 0}, {"landmarks": -1}),
+        *({"copies": "2"}, {"depth": 3.0}, {"norm": True}, {"hidden_dim": None}, {"landmarks": [4]}, {"text_dim": {}}),
+    ],
+    ids=lambda odd: ", ".join(f"{name} {value!s:.15}" for name, value in odd.items()),
+)
+def test_odd_dimensions_are_refused_at_once(tmp_path, odd):
+    """Without an attempt to build so many layers, or to find memory for them."""
+    committee, path = Committee(2, **DIMS, landmarks=4), tmp_path / "odd.safetensors"
+    save_translator(committee.state_dict(), committee.dims | odd, path)
+    started = time.perf_counter()
+    with pytest.raises(InputError, match=r"odd\.safetensors: not a translator's weights"):
+        load_translator(path)
+    assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize("text", ["", "null", "2", "[]", "{}", '"copies"', '["copies"]', '{"copies": 2}', "[" * 10**5])
+def test_what_is_no_object_of_dimensions_is_refused(tmp_path, text):
+    save_file(make_translator().state_dict(), tmp_path / "odd.safetensors", metadata={"translator": text})
+    with pytest.raises(InputError, match=r"odd\.safetensors: not a translator's weights"):
+        load_translator(tmp_path / "odd.safetensors")
+
+
+@pytest.mark.parametrize("shape", [(0,), (2,), (1, 1)])
+def test_a_scalar_of_another_shape_is_refused(tmp_path, shape):
+    committee = Committee(2, **DIMS, landmarks=4)
+    odd = committee.state_dict() | {"ridge.gamma": torch.zeros(shape)}
+    save_translator(odd, committee.dims, tmp_path / "odd.safetensors")
+    with pytest.raises(InputError, match=r"odd\.safetensors: not a translator's weights"):
+        load_translator(tmp_path / "odd.safetensors")
 
 
 def test_a_missing_file_is_named(tmp_path):
