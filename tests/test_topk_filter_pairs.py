@@ -96,7 +96,14 @@ def test_what_cannot_be_used_is_one_error_and_nothing_is_written(arguments, tmp_
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("flags", "fragment"), [(("--folds", 1), "1 folds"), (("--folds", 2, "--lr", -1), "--lr -1")])
+@pytest.mark.parametrize(
+    ("flags", "fragment"),
+    [
+        (("--folds", 1), "1 folds"),
+        (("--folds", 2, "--lr", -1), "--lr -1"),
+        (("--folds", 2, "--model", "kernel", "--input-npz", "absent.npz"), "no effect on a kernel translator"),
+    ],
+)
 def test_folds_that_make_no_sense_are_refused(arguments, tmp_path, flags, fragment):
     with pytest.raises(InputError, match=fragment):
         topk_filter_pairs.main(arguments(*flags, ranked_by=()))

@@ -185,6 +185,11 @@ def sized(recipe: Recipe, captions: int) -> Recipe:
     return replace(recipe, **next((changes for limit, changes in SIZES.items() if captions <= limit), {}))
 
 
+def one_mlp(recipe: Recipe) -> Recipe:
+    """A recipe with one MLP alone, as it was at its best epoch."""
+    return replace(recipe, copies=1, beside="none", predict_with="best")
+
+
 def load_recipe(name_or_path: str) -> Recipe:
     """A named recipe, or one from a JSON file of its fields. Raises InputError for an unknown name or field."""
     if name_or_path in ("auto", *RECIPES):
