@@ -25,7 +25,7 @@ from src.data.splits import validation_images
 from src.training.inputs import DataPaths, TrainingData, open_training_data
 from src.training.job import train_unless_finished
 from src.training.machine import choose_machine
-from src.training.recipe import AUTO, COMPACT, KERNEL, LINEAR, Recipe, difference, sized
+from src.training.recipe import AUTO, KERNEL, LINEAR, Recipe, difference, sized
 from tests.benchmarks.measuring import markdown
 
 # What takes the place of an ingredient. What makes no difference to the recipe at hand is left out of the table.
@@ -49,7 +49,7 @@ CHANGES = {
     "regression": {"regression_weight": 0.1},
 }
 FEWER = "fewer images"  # by what refitting adds
-OTHERS = {recipe.name: replace(recipe, predict_with="best") for recipe in (COMPACT, KERNEL, LINEAR)}
+OTHERS = {recipe.name: replace(recipe, predict_with="best") for recipe in (KERNEL, LINEAR)}
 
 
 def main(argv: list[str] | None = None) -> None:
