@@ -2,14 +2,16 @@
 
     python -m src.topk_filter_pairs                          # k = 50, ranks by the best run of train_mrr.py
     python -m src.topk_filter_pairs --top-k 20               # another cut of the same ranks
-    python -m src.topk_filter_pairs --folds 5                # ranks by five short models, none of which saw the image
+    python -m src.topk_filter_pairs --folds 5                # ranks by five models, none of which saw the image
     python -m src.topk_filter_pairs --folds 5 --epochs 30    # with another recipe for these
 
 A model has seen the pairs that it was trained on, wrong ones too, so their ranks flatter them. --folds K trains K
 models, each without one part of the images, and ranks every caption by the one that never saw its image; a run that
-was stopped continues with the fold where it was. Images that a model knows draw its predictions, so out of fold the
-same k drops more, right captions too: look at the report and raise it. What visualize_split_top_50.ipynb decides about
-single captions overrides the cut. With train.npz and k = 50 this writes to --output-dir
+was stopped continues with the fold where it was. Their recipe is that of train_mrr.py --recipe auto, suited to the
+number of captions, with one MLP alone; the defaults below are those for many captions. Images that a model knows draw
+its predictions, so out of fold the same k drops more, right captions too: look at the report and raise it. What
+visualize_split_top_50.ipynb decides about single captions overrides the cut. With train.npz and k = 50 this writes to
+--output-dir
 
     train_clean_top50.npz              the kept captions and all images, laid out as the input
     train_clean_top50.keep.npz         the keep-list: ids, ranks, what is kept and why; for --keep-list of the trainers
@@ -21,15 +23,14 @@ single captions overrides the cut. With train.npz and k = 50 this writes to --ou
 model.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 from src.common.cli import Parser, add_machine_arguments, positive_int, print_settings, record_arguments
 from src.common.endings import run_main
 from src.common.files import InputError
 from src.common.paths import FILTERED_DIR, IMAGES_ROOT, MODELS_DIR, TRAIN_NPZ
-from src.flags import add_recipe_arguments, recipe_changes
-from src.training.recipe import COMPACT, flag_of
+from src.flags import add_recipe_arguments, override, recipe_changes
+from src.training.recipe import AUTO, flag_of, one_mlp
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -44,16 +45,18 @@ def main(argv: list[str] | None = None) -> None:
     decisions = "of the review, or none (default: review_decisions.csv in --output-dir, if it exists)"
     parser.add_argument("--decisions", metavar="CSV", help=decisions)
     add_machine_arguments(parser)
-    add_recipe_arguments(parser, COMPACT)
+    recipe = one_mlp(AUTO)
+    add_recipe_arguments(parser, recipe)
     args = parser.parse_args(argv)
     changes = recipe_changes(args)
+    override(recipe, args)  # values that cannot be used end it here
     of_folds = [*changes, "precision"] if args.precision != "auto" else [*changes]
     if of_folds and not args.folds:
         raise InputError(f"{flag_of(of_folds[0])}: is of the models that --folds K trains; there are none")
     if args.folds and args.weights:
         raise InputError("--weights and --folds: ranks come from the one or from the others")
 
-    from src.filters.topk import FOLD_RECIPE, TopK, TopKFilter
+    from src.filters.topk import TopK, TopKFilter
     from src.training.machine import choose_machine
 
     settings = TopKFilter(
@@ -64,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         top_k=args.top_k,
         weights=args.weights,
         folds=args.folds,
-        fold_recipe=replace(FOLD_RECIPE, **changes),
+        fold_changes=changes,
         decisions_csv=Path(args.decisions) if args.decisions else None,
         honour_decisions=args.decisions != "none",
     )

@@ -8,7 +8,7 @@ import pytest
 from src.common.cli import Parser
 from src.flags import add_job_arguments, add_recipe_arguments, data_paths, override, recipe_changes
 from src.training.inputs import DataPaths
-from src.training.recipe import BASELINE, COMPACT, OPTIONS, difference
+from src.training.recipe import BASELINE, OPTIONS, STRONG, difference
 
 
 def test_every_field_is_a_flag_with_help_and_its_default():
@@ -27,9 +27,9 @@ def test_flags_override_the_recipe_and_nothing_else():
     parser.add_argument("--device", default="auto")
     add_recipe_arguments(parser, BASELINE, without=("seed",))
     args = parser.parse_args(["--lr", "1e-4", "--split-seed", "7", "--negatives", "all"])
-    recipe = override(COMPACT, args)
-    assert recipe == replace(COMPACT, lr=1e-4, split_seed=7, negatives="all")
-    assert difference(recipe, COMPACT) == "split_seed=7,lr=0.0001"
+    recipe = override(STRONG, args)
+    assert recipe == replace(STRONG, lr=1e-4, split_seed=7, negatives="all")
+    assert difference(recipe, STRONG) == "split_seed=7,lr=0.0001"
     assert recipe_changes(args) == {"lr": 1e-4, "split_seed": 7, "negatives": "all"}
     with pytest.raises(SystemExit):
         parser.parse_args(["--seed", "1"])

@@ -13,7 +13,7 @@ from src.data.keep_lists import open_keep_list
 from src.data.pairs import embedding_dims, fingerprint, open_pairs
 from src.filters.decisions import ReviewDecisions
 from src.training.model import ResidualMLP, save_translator
-from src.training.recipe import COMPACT
+from src.training.recipe import STRONG
 from src.training.runs import BEST_MRR, DataRecord, Results, RunRecord, State, read_run, write_run
 from tests.known_noise import swaps_found
 
@@ -68,10 +68,10 @@ def test_no_flag_is_needed_once_a_translator_is_trained(sample, weights, tmp_pat
     with pytest.raises(InputError, match=r"^models: holds no finished run.* with `python train_mrr\.py`, .*--folds 5"):
         topk_filter_pairs.main([])
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
-    run_dir = Path("models/compact_train_seed43")
+    run_dir = Path("models/strong_train_seed43")
     data = DataRecord(train_fingerprint=fingerprint(Path("data/train/train.npz")))
     results = Results(measures={"mrr": 0.6})
-    write_run(run_dir, RunRecord(run_name="", status=State.FINISHED, recipe=COMPACT, data=data, results=results))
+    write_run(run_dir, RunRecord(run_name="", status=State.FINISHED, recipe=STRONG, data=data, results=results))
     shutil.copy(weights, run_dir / BEST_MRR)
     topk_filter_pairs.main([])
     assert f"{run_dir / BEST_MRR}\n" in capsys.readouterr().out
@@ -96,7 +96,14 @@ def test_what_cannot_be_used_is_one_error_and_nothing_is_written(arguments, tmp_
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("flags", "fragment"), [(("--folds", 1), "1 folds"), (("--folds", 2, "--lr", -1), "--lr -1")])
+@pytest.mark.parametrize(
+    ("flags", "fragment"),
+    [
+        (("--folds", 1), "1 folds"),
+        (("--folds", 2, "--lr", -1), "--lr -1"),
+        (("--folds", 2, "--model", "kernel", "--input-npz", "absent.npz"), "no effect on a kernel translator"),
+    ],
+)
 def test_folds_that_make_no_sense_are_refused(arguments, tmp_path, flags, fragment):
     with pytest.raises(InputError, match=fragment):
         topk_filter_pairs.main(arguments(*flags, ranked_by=()))

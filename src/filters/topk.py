@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,16 @@ from src.training.inputs import OnDevice, TrainingData
 from src.training.machine import Machine
 from src.training.metrics import NonFiniteError
 from src.training.model import load_translator
-from src.training.recipe import COMPACT, Recipe, describe_recipe, recorded_recipe
+from src.training.recipe import AUTO, describe_recipe, one_mlp, recorded_recipe, sized
 from src.training.runs import BEST_MRR, DataRecord, State, folder_name, read_run, recorded_runs
-
-FOLD_RECIPE = replace(COMPACT, name="topk_fold")  # K times a model that is soon trained and learns little by heart
 
 
 @dataclass(frozen=True, kw_only=True)
 class TopKFilter:
     """Ranks are of the translator `weights` (None: of the best run in `models_dir` on `input_npz`) or, with `folds`, of
-    so many models of `fold_recipe`, none of which saw the image. `decisions_csv` is that of the review (None: in
-    `output_dir`), which overrides the cut unless `honour_decisions` is off."""
+    so many models, none of which saw the image: each one MLP of the recipe `auto` for so many captions, with
+    `fold_changes`. `decisions_csv` is that of the review (None: in `output_dir`), which overrides the cut unless
+    `honour_decisions` is off."""
 
     input_npz: Path = TRAIN_NPZ
     images_root: Path = IMAGES_ROOT
@@ -41,7 +40,7 @@ class TopKFilter:
     top_k: int = 50
     weights: Path | None = None
     folds: int | None = None
-    fold_recipe: Recipe = FOLD_RECIPE
+    fold_changes: Mapping[str, Any] = field(default_factory=dict)
     decisions_csv: Path | None = None
     honour_decisions: bool = True
 
@@ -76,7 +75,7 @@ def as_ranked(settings: TopKFilter) -> TopKFilter:
     if not made or not all("folds" in record for record in made):
         return settings
     most = max(made, key=lambda record: record["folds"])
-    return replace(settings, folds=most["folds"], fold_recipe=recorded_recipe(most["recipe"]))
+    return replace(settings, folds=most["folds"], fold_changes=asdict(recorded_recipe(most["recipe"])))
 
 
 class TopK:
@@ -95,12 +94,14 @@ class TopK:
         try_outputs(outputs, (settings.input_npz, settings.weights))
         self.fingerprint = fingerprint(settings.input_npz)
         identity: dict[str, Any] = {"input_fingerprint": self.fingerprint}
-        if settings.folds:
-            identity |= {"folds": settings.folds, "recipe": asdict(settings.fold_recipe)}
-        else:
+        if not settings.folds:
             self.weights = settings.weights or best_weights(settings.models_dir, settings.input_npz)
             identity["weights_sha256"] = sha256(require_file(self.weights))
         self.pairs = open_pairs(settings.input_npz)
+        if settings.folds:
+            self.base = replace(one_mlp(sized(AUTO, len(self.pairs))), name="topk_fold")
+            self.recipe = replace(self.base, **settings.fold_changes)
+            identity |= {"folds": settings.folds, "recipe": asdict(self.recipe)}
         self.decisions: ReviewDecisions | None = None
         if settings.honour_decisions:
             path = settings.decisions_csv or settings.output_dir / "review_decisions.csv"
@@ -111,12 +112,12 @@ class TopK:
 
     def describe(self) -> dict[str, Any]:
         """The opening lines."""
-        given, recipe = self.settings, self.settings.fold_recipe
+        given = self.settings
         lines: dict[str, Any] = {"pairs": f"{given.input_npz} ({self.fingerprint})"}
         if given.folds:
             models = f"{given.folds} models that did not see the image"
-            lines["ranked by"] = f"{models}, seed {recipe.seed}, {self.machine.precision}"
-            lines["their recipe"] = describe_recipe(recipe, FOLD_RECIPE)
+            lines["ranked by"] = f"{models}, seed {self.recipe.seed}, {self.machine.precision}"
+            lines["their recipe"] = describe_recipe(self.recipe, self.base)
         else:
             lines["ranked by"] = self.weights
             record = read_run(self.weights.parent)
@@ -145,11 +146,11 @@ class TopK:
         self.made |= asdict(self.machine.provenance())
         if given.folds:
             # A folder of its own for every input, number of folds, recipe and seed.
-            name = folder_name(replace(given.fold_recipe, name=f"{self.fingerprint}_folds{given.folds}"), FOLD_RECIPE)
+            name = folder_name(replace(self.recipe, name=f"{self.fingerprint}_folds{given.folds}"), self.base)
             folder = given.models_dir / "topk_folds" / name
             record = DataRecord(train_npz=str(given.input_npz), train_fingerprint=self.fingerprint)
             data = TrainingData.of(self.pairs, device, record)
-            self.table, mrrs = rank_out_of_fold(data, given.folds, given.fold_recipe, folder, self.machine)
+            self.table, mrrs = rank_out_of_fold(data, given.folds, self.recipe, folder, self.machine)
             self.made |= {"models": str(folder), "models_mrr": mrrs}
         else:
             translator = load_translator(self.weights, device, of=self.pairs)

@@ -7,7 +7,7 @@ from src.training.runs import State
 
 
 def line_to_beat(rows: list[TrialRow], space: Space, linear: float) -> str:
-    """ "compact 0.6429 (trial 2), baseline 0.5683 (trial 1), linear 0.4330": MRRs, the best first, of the linear map
+    """ "strong 0.6429 (trial 2), baseline 0.5683 (trial 1), linear 0.4330": MRRs, the best first, of the linear map
     and of the named recipes whose trials have ended."""
     line = [(linear, f"linear {linear:.4f}")]
     for recipe, row in _named(rows, space):

@@ -120,25 +120,6 @@ OPTIONS = tuple(option for option in fields(Recipe) if option.name != "name")  #
 
 BASELINE = Recipe()
 
-# For some thousands of images or no GPU: better than the baseline there, in a fraction of its time (see the README).
-COMPACT = replace(
-    BASELINE,
-    name="compact",
-    hidden_dim=1024,  # a sixth of the parameters; 2048 scores the same
-    dropout=0.5,  # small data is learnt by heart otherwise,
-    input_noise=0.3,  # for the same reason
-    epochs=30,
-    patience=0,  # the schedule is to be gone through
-    batch_size=1024,
-    negatives="all",
-    optimizer="adamw",
-    lr=1e-3,
-    lr_schedule="cosine",
-    lr_warmup_epochs=3.0,
-    weight_decay=0.05,
-    tau=0.03,
-)
-
 # The best at any size (see the README): for some tens of thousands of captions or more as it is, for fewer by `sized`.
 STRONG = replace(
     BASELINE,
@@ -172,7 +153,7 @@ AUTO = replace(STRONG, name="auto")
 LINEAR = replace(BASELINE, name="linear", model="linear", predict_with="refit")
 KERNEL = replace(BASELINE, name="kernel", model="kernel", predict_with="refit")
 
-RECIPES = {recipe.name: recipe for recipe in (BASELINE, COMPACT, STRONG, LINEAR, KERNEL)}
+RECIPES = {recipe.name: recipe for recipe in (BASELINE, STRONG, LINEAR, KERNEL)}
 
 RECIPE_HELP = f"auto (strong, suited to the number of captions), {', '.join(RECIPES)}, or a JSON file of its fields"
 
@@ -183,6 +164,11 @@ def sized(recipe: Recipe, captions: int) -> Recipe:
     if recipe != AUTO:
         return recipe
     return replace(recipe, **next((changes for limit, changes in SIZES.items() if captions <= limit), {}))
+
+
+def one_mlp(recipe: Recipe) -> Recipe:
+    """A recipe with one MLP alone, as it was at its best epoch."""
+    return replace(recipe, copies=1, beside="none", predict_with="best")
 
 
 def load_recipe(name_or_path: str) -> Recipe:
@@ -215,6 +201,6 @@ def difference(recipe: Recipe, base: Recipe) -> str:
 
 
 def describe_recipe(recipe: Recipe, base: Recipe) -> str:
-    """ "compact with lr=0.002": a recipe as the opening lines of a script tell it."""
+    """ "strong with lr=0.002": a recipe as the opening lines of a script tell it."""
     changes = difference(recipe, base)
     return f"{base.name} with {changes}" if changes else base.name

@@ -49,7 +49,6 @@ TINY = Sizes(
     csv_rows=4,
     repeats=1,
 )
-FASTEST_RECIPE = "compact"  # of ours, to the baseline recipe's best validation MRR
 LONG = ("memory", "time-to-mrr")
 ROWS = ("open", "step", "ranks", "csv", "gpu", *LONG)
 HEADER = ["work", "size", "reference", "ours", "ratio", "floor (ours / floor)"]
@@ -68,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         help=f"{', '.join(ROWS)} (default: all with --full, else all but the last two)",
     )
     parser.add_argument("--time-to-mrr", type=Path, default=TRAIN_NPZ, metavar="NPZ", help="data of the last row")
-    parser.add_argument("--recipe", default=FASTEST_RECIPE, help=f"ours in that row: {RECIPE_HELP}")
+    parser.add_argument("--recipe", default="auto", help=f"ours in that row: {RECIPE_HELP}")
     add_machine_arguments(parser)
     args = parser.parse_args(argv)
 

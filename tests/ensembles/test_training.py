@@ -105,7 +105,7 @@ def test_by_another_recipe_a_member_keeps_the_name_by_which_it_is_combined(proje
     assert (recipe.name, recipe.tau, recipe.seed) == ("ensemble_raw", 0.02, 1)
     assert re.search(r"recipe +best_recipe\.json with hidden_dim=8,epochs=2\n", capsys.readouterr().out)
     with pytest.raises(
-        InputError, match="--recipe unknown: expected auto, baseline, compact, strong, linear, kernel or a JSON file"
+        InputError, match="--recipe unknown: expected auto, baseline, strong, linear, kernel or a JSON file"
     ):
         train(raw, "--recipe", "unknown")
 
@@ -118,7 +118,7 @@ def test_what_another_recipe_takes_from_a_script_is_said(project, capsys):
         (clip, (), ""),
         (raw, (), ""),
     ):
-        train(script, "--recipe", "compact", "--dry-run", *more)
+        train(script, "--recipe", "strong", "--dry-run", *more)
         printed = capsys.readouterr().out
         assert said in printed
         assert ("without its own" in printed) == bool(said)

@@ -353,7 +353,7 @@ def partial_scores() -> Kind:
 
 
 def recipe() -> Kind:
-    from src.training.recipe import COMPACT, Recipe, load_recipe
+    from src.training.recipe import STRONG, Recipe, load_recipe
 
     def holds(found: Recipe, right: Any) -> None:
         Recipe(**asdict(found))
@@ -362,7 +362,7 @@ def recipe() -> Kind:
         found.name.encode()
 
     return Kind(
-        prepare=lambda folder: (folder / "recipe.json").write_text(json.dumps(asdict(COMPACT))),
+        prepare=lambda folder: (folder / "recipe.json").write_text(json.dumps(asdict(STRONG))),
         target="recipe.json",
         read=lambda folder: load_recipe(str(folder / "recipe.json")),
         holds=holds,
@@ -372,7 +372,7 @@ def recipe() -> Kind:
 
 
 def run_json() -> Kind:
-    from src.training.recipe import COMPACT
+    from src.training.recipe import STRONG
     from src.training.runs import (
         DataRecord,
         FileRecord,
@@ -389,7 +389,7 @@ def run_json() -> Kind:
     record = RunRecord(
         run_name="a",
         status="finished",
-        recipe=COMPACT,
+        recipe=STRONG,
         data=DataRecord(train_npz="train.npz", train_fingerprint="abc", train_captions=5),
         provenance=Provenance(device="cpu", precision="float32", threads=2, versions={"python": "3.11"}),
         results=Results(measures={"mrr": 0.5}, own_measures={"mrr": 0.4}, best_epoch=3, training_seconds=1.0),

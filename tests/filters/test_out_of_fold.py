@@ -13,15 +13,15 @@ from src.common.files import InputError
 from src.data.pairs import Pairs
 from src.data.splits import image_folds
 from src.filters.out_of_fold import rank_out_of_fold
-from src.filters.topk import FOLD_RECIPE
 from src.training.inputs import TrainingData
 from src.training.job import train_run
 from src.training.metrics import retrieval_ranks
 from src.training.model import load_translator, translate
+from src.training.recipe import STRONG, one_mlp
 from src.training.runs import BEST_MRR, LAST, DataRecord, read_run, state_of
 from tests.filters.conftest import CPU, MACHINE, make_pairs
 
-RECIPE = replace(FOLD_RECIPE, hidden_dim=8, epochs=3, batch_size=30, seed=5)
+RECIPE = replace(one_mlp(STRONG), hidden_dim=8, epochs=3, batch_size=30, seed=5)
 FOLDS = 3
 PAIRS = make_pairs(captions=120, images=30)
 FOLD_OF_IMAGE = image_folds(PAIRS.image_names, FOLDS, RECIPE.seed)

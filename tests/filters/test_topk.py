@@ -14,9 +14,9 @@ from src.common.files import InputError
 from src.data.keep_lists import apply_keep_list, open_keep_list
 from src.data.pairs import fingerprint, open_pairs, save_pairs
 from src.filters.decisions import ReviewDecisions
-from src.filters.topk import FOLD_RECIPE, TopK, TopKFilter, as_ranked, best_weights
+from src.filters.topk import TopK, TopKFilter, as_ranked, best_weights
 from src.training.model import load_translator, save_translator
-from src.training.recipe import BASELINE
+from src.training.recipe import AUTO, BASELINE, one_mlp, sized
 from src.training.runs import BEST_MRR, DataRecord, Results, RunRecord, State, write_run
 from tests.filters.conftest import MACHINE, make_pairs
 
@@ -202,21 +202,35 @@ def test_decisions_about_other_pairs_end_it_before_any_work(settings):
 # ------------------------------------------------------------------------------------------------ out of fold
 
 
+SHORT = {"hidden_dim": 8, "epochs": 1, "batch_size": 30}
+
+
+def test_models_out_of_fold_are_one_mlp_each_by_the_recipe_for_so_many_captions(settings, monkeypatch):
+    topk = TopK(replace(settings, weights=None, folds=2), MACHINE)
+    assert topk.recipe == replace(one_mlp(sized(AUTO, 60)), name="topk_fold")
+    recipe = topk.recipe
+    assert (recipe.epochs, recipe.copies, recipe.beside, recipe.predict_with) == (30, 1, "none", "best")
+    assert topk.describe()["their recipe"] == "topk_fold"
+    monkeypatch.setattr("src.training.recipe.SIZES", {59: {"epochs": 30}, 60: {"epochs": 12}})
+    topk = TopK(replace(settings, weights=None, folds=2, fold_changes={"tau": 0.1}), MACHINE)
+    assert (topk.recipe.epochs, topk.recipe.tau) == (12, 0.1)
+    assert topk.describe()["their recipe"] == "topk_fold with tau=0.1"
+
+
 def test_out_of_fold_models_are_trained_once_and_those_of_another_seed_are_others(settings):
-    recipe = replace(FOLD_RECIPE, hidden_dim=8, epochs=1, batch_size=30)
-    settings = replace(settings, weights=None, folds=2, fold_recipe=recipe)
+    settings = replace(settings, weights=None, folds=2, fold_changes=SHORT)
     topk = TopK(settings, MACHINE)
     assert topk.describe()["ranked by"] == "2 models that did not see the image, seed 43, float32"
     assert topk.describe()["their recipe"] == "topk_fold with hidden_dim=8,epochs=1,batch_size=30"
     first = topk.rank()
     made = json.loads(topk.ranks_csv.with_suffix(".json").read_text())
-    assert (made["folds"], made["recipe"], len(made["models_mrr"])) == (2, asdict(recipe), 2)
+    assert (made["folds"], made["recipe"], len(made["models_mrr"])) == (2, asdict(topk.recipe), 2)
     name = f"{topk.fingerprint}_folds2_hidden_dim=8,epochs=1,batch_size=30_seed43"
     assert Path(made["models"]) == settings.models_dir / "topk_folds" / name
     trained = {path: path.stat().st_mtime_ns for path in settings.models_dir.rglob("*.safetensors")}
 
     assert not says_there_already(TopK(replace(settings, folds=3), MACHINE))
-    other = replace(settings, fold_recipe=replace(recipe, seed=6))
+    other = replace(settings, fold_changes=SHORT | {"seed": 6})
     assert not says_there_already(TopK(other, MACHINE))
     ranked(other)
     assert len(list((settings.models_dir / "topk_folds").iterdir())) == 2
@@ -227,14 +241,14 @@ def test_out_of_fold_models_are_trained_once_and_those_of_another_seed_are_other
 
 
 def test_both_ways_of_ranking_stand_side_by_side_and_the_only_one_that_is_there_is_opened(settings):
-    recipe = replace(FOLD_RECIPE, hidden_dim=8, epochs=1, batch_size=30)
-    folds = replace(settings, weights=None, folds=2, fold_recipe=recipe)
+    folds = replace(settings, weights=None, folds=2, fold_changes=SHORT)
     assert as_ranked(settings) == settings, "nothing is there"
-    ranked(folds).export({})
+    topk = ranked(folds)
+    topk.export({})
     written = {path.name: path.read_bytes() for path in settings.output_dir.iterdir()}
     names = ("clean_top8.npz", "clean_top8.keep.npz", "clean_top8.png", "suspect_top8.npz", "ranks.csv", "ranks.json")
     assert written.keys() == {f"pairs_folds2_{name}" for name in names}
-    assert as_ranked(replace(settings, weights=None)) == folds
+    assert as_ranked(settings) == replace(settings, folds=2, fold_changes=asdict(topk.recipe))
     assert says_there_already(TopK(as_ranked(settings), MACHINE))
 
     ranked(settings).export({})

@@ -13,7 +13,7 @@ import torch
 import src.search.loop
 import src.search.space
 import src.training.job
-from src.training.recipe import BASELINE, COMPACT
+from src.training.recipe import BASELINE, STRONG
 from tests.conftest import REPO
 
 SCRIPT = "train_mrr_hpp_tunning_RandSearch.py"
@@ -27,9 +27,9 @@ SMALL = (
 # The beginning of the list of --search-seed 0, as it has been from the first version on.
 LIST = [(0.1, 0.001, 0.02), (0.1, 0.003, 0.05), (0.0, 0.001, 0.05), (0.0, 0.003, 0.02), (0.0, 0.003, 0.01)]
 
-# More flags, for twelve others that have `baseline` and `compact` among them.
-WITH_NAMED = ("--dropout", 0.1, 0.5, "--lr", 3e-4, 1e-3, "--tau", 0.01, 0.03, 0.05)
-NAMED = [(0.1, 3e-4, 0.01), (0.5, 1e-3, 0.03)]
+# More flags, for twelve others that have `baseline` and `strong` among them.
+WITH_NAMED = ("--dropout", 0.1, 0.4, "--lr", 3e-4, 5e-4, "--tau", 0.01, 0.02, 0.05)
+NAMED = [(0.1, 3e-4, 0.01), (0.4, 5e-4, 0.02)]
 
 
 class Killed(BaseException):
@@ -47,7 +47,7 @@ def project(sample, tmp_path, monkeypatch):
     monkeypatch.setattr(src.training.fit, "plot_curves", lambda *args: None)
     monkeypatch.setattr(src.search.loop, "draw_plots", lambda *args: None)
     monkeypatch.setattr(src.training.job, "linear_mrr", lambda split: 0.99)
-    monkeypatch.setattr(src.search.space, "NAMED", (BASELINE, COMPACT))
+    monkeypatch.setattr(src.search.space, "NAMED", (BASELINE, STRONG))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield tmp_path

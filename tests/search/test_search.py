@@ -20,7 +20,7 @@ from src.data.submissions import check_submission
 from src.search.space import Space
 from src.search.store import SearchStore
 from src.search.strategy import distributions
-from src.training.recipe import BASELINE, COMPACT, load_recipe
+from src.training.recipe import BASELINE, STRONG, load_recipe
 from src.training.runs import BEST_MRR, LAST, State
 from tests.conftest import assert_input_error
 from tests.search.conftest import LIST, NAMED, SCRIPT, WITH_NAMED, configurations, rows_of, run_search
@@ -117,14 +117,14 @@ def test_a_search_begins_with_the_named_recipes_and_ends_with_what_they_reach(pr
     run_search(*flags)
     table, printed = rows_of(), capsys.readouterr().out
     assert configurations(table)[:2] == NAMED
-    assert table.started_from.tolist() == ["baseline", "compact", ""]
+    assert table.started_from.tolist() == ["baseline", "strong", ""]
     search = {"name": "hpsearch", "split_seed": 1, "epochs": 2, "patience": 0, "optimizer": "adamw"}
     assert trained[0] == replace(BASELINE, **search, hidden_dim=16, batch_size=512)
 
-    space = Space.of(SPACE.base, {"dropout": (0.1, 0.5), "lr": (3e-4, 1e-3), "tau": (0.01, 0.03, 0.05)})
-    assert f"starts from        baseline{space.changes(BASELINE)}, compact{space.changes(COMPACT)}\n" in printed
+    space = Space.of(SPACE.base, {"dropout": (0.1, 0.4), "lr": (3e-4, 5e-4), "tau": (0.01, 0.02, 0.05)})
+    assert f"starts from        baseline{space.changes(BASELINE)}, strong{space.changes(STRONG)}\n" in printed
     assert "line to beat       linear 0.9900\n" in printed
-    reached = zip(table.mrr, (BASELINE, COMPACT), (1, 2), strict=False)
+    reached = zip(table.mrr, (BASELINE, STRONG), (1, 2), strict=False)
     ranked = sorted(reached, key=lambda each: -each[0])
     ended = [f"{recipe.name} {mrr:.4f} (trial {trial}{space.changes(recipe)})" for mrr, recipe, trial in ranked]
     line = ", ".join(["linear 0.9900", *ended])
@@ -144,14 +144,14 @@ def test_a_search_that_began_without_the_named_recipes_has_them_as_its_next_tria
     journal.write_text(journal.read_text().replace('"started_from":"",', ""))
     run_search("--trials", 5, "--submission", "none", *WITH_NAMED)
     assert rows_of()[:2].equals(before)
-    assert rows_of().started_from.tolist() == ["", "", "baseline", "compact", ""]
+    assert rows_of().started_from.tolist() == ["", "", "baseline", "strong", ""]
     assert configurations(rows_of())[2:4] == NAMED
     assert len(set(configurations(rows_of()))) == 5
 
 
 def test_named_recipes_are_not_pruned_and_those_that_are_the_same_in_the_space_are_one_trial(project, monkeypatch):
-    monkeypatch.setattr(src.search.space, "NAMED", (BASELINE, COMPACT, replace(COMPACT, name="wide", hidden_dim=9)))
-    space = Space.of(SPACE.base, {"dropout": (0.1, 0.5), "lr": (3e-4, 1e-3), "tau": (0.01, 0.03)})
+    monkeypatch.setattr(src.search.space, "NAMED", (BASELINE, STRONG, replace(STRONG, name="wide", hidden_dim=9)))
+    space = Space.of(SPACE.base, {"dropout": (0.1, 0.4), "lr": (3e-4, 5e-4), "tau": (0.01, 0.02)})
     store = SearchStore(
         folder=project / "models",
         results=project / "results.csv",
@@ -167,7 +167,7 @@ def test_named_recipes_are_not_pruned_and_those_that_are_the_same_in_the_space_a
         trial = store.claim(3)
         hopeless.append(store.report(trial, 1, mrr))
         started_from.append(store.end(trial, State.FINISHED, {"mrr": mrr})["started_from"])
-    assert started_from == ["baseline", "compact, wide", ""]
+    assert started_from == ["baseline", "strong, wide", ""]
     assert hopeless == [False, False, True]  # the median of the first two is 0.3
 
 

@@ -89,7 +89,7 @@ def test_flags_narrow_fix_and_widen_the_space(project, capsys):
     run_search("--trials", 2, "--lr", 3e-3, 3e-3, "--tau", 0.02, 0.01, "--weight-decay", 0, 0.1, "--epochs", 1)
     printed = capsys.readouterr().out
     assert "starts from        baseline with hidden_dim=16,batch_size=512,lr=0.003\n" in printed
-    assert "not from compact   dropout=0.5, weight_decay=0.05, tau=0.03: not among the choices\n" in printed
+    assert "not from strong    dropout=0.4, weight_decay=0.05: not among the choices\n" in printed
     assert "2 of 8 configurations; 0 have ended already" in printed
     assert "hidden_dim=16, epochs=1, patience=0, batch_size=512, optimizer=adamw, lr=0.003, seed 43\n" in printed
     assert {"tau", "dropout", "weight_decay"} < set(rows_of().columns)

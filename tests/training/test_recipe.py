@@ -9,7 +9,6 @@ from src.common.files import InputError
 from src.training.recipe import (
     AUTO,
     BASELINE,
-    COMPACT,
     KERNEL,
     LINEAR,
     RECIPES,
@@ -42,12 +41,6 @@ def test_auto_is_strong_suited_to_the_number_of_captions_and_nothing_else_is():
 def test_training_anew_goes_through_a_schedule_or_stops_where_it_was_best():
     assert STRONG.refit_epochs(5) == STRONG.epochs
     assert BASELINE.refit_epochs(5) == replace(STRONG, patience=3).refit_epochs(5) == 5
-
-
-def test_the_compact_recipe_is_small_and_regularised():
-    assert COMPACT.hidden_dim < BASELINE.hidden_dim
-    assert (COMPACT.negatives, COMPACT.optimizer, COMPACT.lr_schedule) == ("all", "adamw", "cosine")
-    assert COMPACT.patience == 0  # else the schedule would not come to its end
 
 
 @pytest.mark.parametrize(
@@ -131,5 +124,5 @@ def test_a_json_that_is_no_recipe_is_refused(tmp_path, content):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(InputError, match="baseline, compact"):
+    with pytest.raises(InputError, match="baseline, strong"):
         load_recipe("best")

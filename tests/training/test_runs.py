@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from src.common.files import InputError
-from src.training.recipe import BASELINE, COMPACT
+from src.training.recipe import BASELINE, STRONG
 from src.training.runs import (
     LAST,
     RUN_JSON,
@@ -29,7 +29,7 @@ DATA = DataRecord(train_npz="train.npz", train_fingerprint="0123", train_caption
 RECORD = RunRecord(
     run_name="some",
     status=State.FINISHED,
-    recipe=replace(COMPACT, split_seed=7),
+    recipe=replace(STRONG, split_seed=7),
     data=replace(DATA, val_npz="raw.npz", val_fingerprint="4567"),
     provenance=Provenance(command="train", started="now", device="cpu", precision="float32", threads=2),
     results=Results(measures={"mrr": 0.5, "lr": 1e-3}, own_measures={"mrr": 0.6}, best_epoch=2, training_seconds=1.5),
@@ -166,7 +166,7 @@ def test_a_folder_tells_recipe_changes_data_and_seed():
 def test_many_changes_still_make_a_name_that_a_file_system_takes():
     changes = {"val_fraction": 0.123456789, "input_noise": 0.123456789, "lr_warmup_epochs": 0.123456789}
     names = [
-        folder_name(replace(COMPACT, seed=9, tau=tau, **changes), BASELINE, tag)
+        folder_name(replace(STRONG, seed=9, tau=tau, **changes), BASELINE, tag)
         for tau in (0.0123456789, 0.0123456788)
         for tag in ("é" * 120, "é" * 119)
     ]
