@@ -12,7 +12,7 @@ from src.common.endings import run_main
 from src.common.files import InputError
 from src.common.paths import MODELS_DIR
 from src.ensembles.members import Member
-from src.training.recipe import RECIPES, Recipe, difference
+from src.training.recipe import AUTO, RECIPES, SIZES, Recipe, difference, sized
 from src.training.runs import State, read_run
 
 
@@ -48,7 +48,8 @@ def cells(member: Member, models_dir: Path) -> list[str]:
 
 def config(own: Recipe, trained: Recipe) -> str:
     """What tells the scripts' recipes apart or, of a run by another named recipe, which; and what the run changed."""
-    nearest = min((own, *RECIPES.values()), key=lambda recipe: difference(trained, recipe).count("="))
+    named = (own, *RECIPES.values(), *(sized(AUTO, captions) for captions in SIZES))
+    nearest = min(named, key=lambda recipe: difference(trained, recipe).count("="))
     how = f"batch {own.batch_size}, {own.optimizer}" if nearest is own else f"recipe {nearest.name}"
     changes = difference(trained, nearest).replace(",", ", ")
     return f"{how}; with {changes}" if changes else how

@@ -8,13 +8,13 @@
 A model has seen the pairs that it was trained on, wrong ones too, so their ranks flatter them. --folds K trains K
 models, each without one part of the images, and ranks every caption by the one that never saw its image; a run that
 was stopped continues with the fold where it was. Their recipe is that of train_mrr.py --recipe auto, suited to the
-number of captions, with one MLP alone; the defaults below are those for many captions. Images that a model knows draw
-its predictions, so out of fold the same k drops more, right captions too: look at the report and raise it. What
-visualize_split_top_50.ipynb decides about single captions overrides the cut. With train.npz and k = 50 this writes to
---output-dir
+number of captions, with one MLP; the defaults below are those for many captions. Images that a model knows draw its
+predictions, so out of fold the same k drops more, right captions too: look at the report and raise it, or drop nothing
+and train with --soft. What visualize_split_top_50.ipynb decides about single captions overrides the cut. With train.npz
+and k = 50 this writes to --output-dir
 
     train_clean_top50.npz              the kept captions and all images, laid out as the input
-    train_clean_top50.keep.npz         the keep-list: ids, ranks, what is kept and why; for --keep-list of the trainers
+    train_clean_top50.keep.npz         the keep-list: ids, ranks, what is kept and why; for the trainers: --keep-list [--soft]
     train_clean_top50.png              the ranks with the cut, the worst and the best pairs
     train_suspect_top50.npz            the other captions, if there are any
     train_ranks.csv, train_ranks.json  every caption's rank, score and the five images it prefers; what ranked them

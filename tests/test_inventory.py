@@ -7,7 +7,7 @@ import pytest
 
 from src.common.files import InputError
 from src.inventory import ALL_23, THE_16, main
-from src.training.recipe import STRONG
+from src.training.recipe import AUTO, STRONG, sized
 from src.training.runs import DataRecord, Results, RunRecord, write_run
 from tests.conftest import REPO
 
@@ -51,6 +51,7 @@ def test_the_table_shows_recorded_figures_beside_the_reference(tmp_path, capsys)
     record_run(tmp_path, models[OLD, 42], 0.51)
     record_run(tmp_path, models[CLIP, 4096], 0.52, {"mrr": 0.62}, epochs=3, tau=0.02)
     record_run(tmp_path, models[CLIP, 8], 0.54, by=STRONG, split_seed=0)
+    record_run(tmp_path, models[CLIP, 26], 0.54, by=sized(AUTO, 4_000), copies=1)
     record_run(tmp_path, models[ADAMW, 42], 0.63)  # validated on filtered captions alone
     record_run(tmp_path, models[ADAMW, 322], 0.99, status="running")
     main(["--models-dir", str(tmp_path)])
@@ -63,6 +64,7 @@ def test_the_table_shows_recorded_figures_beside_the_reference(tmp_path, capsys)
     with_changes = "CLIP-filtered, batch 4096, adam; with epochs=3, tau=0.02"
     assert shown[CLIP, 4096] == [with_changes, "0.598578", "0.620000", "0.520000", ""]
     assert shown[CLIP, 8][0] == "CLIP-filtered, recipe strong; with split_seed=0"
+    assert shown[CLIP, 26][0] == "CLIP-filtered, recipe auto; with copies=1"
     assert shown[ADAMW, 42] == ["CLIP-filtered, batch 5000, adamw", "0.594952", "0.630000", "–", "yes"]
     assert shown[ADAMW, 322][1:] == ["0.595863", "–", "–", "yes"]
 

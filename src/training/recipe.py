@@ -167,8 +167,8 @@ def sized(recipe: Recipe, captions: int) -> Recipe:
 
 
 def one_mlp(recipe: Recipe) -> Recipe:
-    """A recipe with one MLP alone, as it was at its best epoch."""
-    return replace(recipe, copies=1, beside="none", predict_with="best")
+    """A recipe for what is trained many times: with one MLP, as it was at its best epoch."""
+    return replace(recipe, copies=1, predict_with="best")
 
 
 def load_recipe(name_or_path: str) -> Recipe:

@@ -27,7 +27,7 @@ from src.data.splits import validation_images
 from src.training.inputs import DataPaths, TrainingData, open_training_data
 from src.training.job import train_unless_finished
 from src.training.machine import choose_machine
-from src.training.recipe import AUTO, BASELINE, KERNEL, LINEAR, Recipe, difference, sized
+from src.training.recipe import AUTO, BASELINE, KERNEL, LINEAR, Recipe, difference, one_mlp, sized
 from tests.benchmarks.measuring import SPREAD, markdown, spread_of
 
 # What takes the place of an ingredient. What makes no difference to the recipe at hand is left out of the table.
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     data = open_training_data(DataPaths(train_npz=args.train_npz, test_npz=None), machine.device)
     if args.images:
         data = first_images(data, args.images)
-    strong = replace(sized(AUTO, data.record.train_captions), copies=1, predict_with="best")
+    strong = one_mlp(sized(AUTO, data.record.train_captions))
     recipes = {"strong, one MLP": strong} | {name: recipe_of(name, strong) for name in args.only}
     recipes = {name: recipe for name, recipe in recipes.items() if name == FEWER or recipe != strong or "," in name}
     settings = {

@@ -25,7 +25,7 @@ from src.filters.topk import TopK, TopKFilter
 from src.training.inputs import DataPaths, open_training_data
 from src.training.job import train_unless_finished
 from src.training.machine import Machine, choose_machine
-from src.training.recipe import AUTO, sized
+from src.training.recipe import AUTO, one_mlp, sized
 from tests.benchmarks.measuring import SPREAD, markdown, spread_of
 from tests.conftest import select_images
 from tests.known_noise import NOISE_CSV, read_swapped
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     with tqdm(total=len(jobs) * len(args.seeds), unit="run") as bar:
         for number, (name, paths) in enumerate(jobs.items()):
             data = open_training_data(replace(paths, val_npz=right, test_npz=None), machine.device)
-            recipe = replace(sized(AUTO, len(data.train.pairs)), copies=1, predict_with="best")
+            recipe = one_mlp(sized(AUTO, len(data.train.pairs)))
             for seed in args.seeds:
                 bar.set_postfix_str(f"{name}, seed {seed}")
                 folder, bar_below = args.dir / f"{number}_seed{seed}", {"leave": False, "position": 1}
