@@ -14,7 +14,7 @@ and train with --soft. What visualize_split_top_50.ipynb decides about single ca
 and k = 50 this writes to --output-dir
 
     train_clean_top50.npz              the kept captions and all images, laid out as the input
-    train_clean_top50.keep.npz         the keep-list: ids, ranks, what is kept and why; for the trainers: --keep-list [--soft]
+    train_clean_top50.keep.npz         ids, ranks, what is kept and why; for --keep-list [--soft] of the trainers
     train_clean_top50.png              the ranks with the cut, the worst and the best pairs
     train_suspect_top50.npz            the other captions, if there are any
     train_ranks.csv, train_ranks.json  every caption's rank, score and the five images it prefers; what ranked them
