@@ -47,6 +47,7 @@ CHOICES = {
     "depth": (1, 3),
     "norm": ("layer", "none"),
     "copies": (1, 3),
+    "kernel_share": (0.0, 0.1, 0.3, 0.5),
     "tau": (0.01, 0.02, 0.03, 0.05, 0.07),
     "dropout": (0.1, 0.2, 0.4, 0.5),
     "input_noise": (0.0, 0.2, 0.5),

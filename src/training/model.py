@@ -109,7 +109,7 @@ class RidgeMap(Translator):
 class Committee(Translator):
     """Several residual MLPs of one kind, each trained by its own loss, that predict the mean of their unit vectors: a
     deep ensemble (Lakshminarayanan, Pritzel & Blundell 2017) in one translator. With `landmarks` a ridge regression has
-    as much to say as all of them."""
+    its share in the prediction beside them, 0 … 1."""
 
     def __init__(self, copies: int, *mlp: Any, landmarks: int = 0, **mlp_by_name: Any) -> None:
         super().__init__()
@@ -117,12 +117,14 @@ class Committee(Translator):
         self.members = nn.ModuleList(members)
         self.dims = {"copies": copies, **members[0].dims, "landmarks": landmarks}
         self.ridge = RidgeMap(self.dims["text_dim"], self.dims["image_dim"], landmarks) if landmarks else None
+        self.ridge_share = _fixed()
 
     def forward(self, text_BT: Tensor) -> Tensor:
         mean_BV = torch.stack([F.normalize(member(text_BT), dim=1) for member in self.members]).mean(dim=0)
         if self.ridge is None:
             return mean_BV
-        return F.normalize(mean_BV, dim=1) + F.normalize(self.ridge(text_BT), dim=1)
+        mlps_BV, ridge_BV = F.normalize(mean_BV, dim=1), F.normalize(self.ridge(text_BT), dim=1)
+        return (1 - self.ridge_share) * mlps_BV + self.ridge_share * ridge_BV
 
 
 def save_translator(weights: dict[str, Tensor], dims: dict[str, int], path: str | Path) -> None:

@@ -50,8 +50,8 @@ class Recipe:
     depth: int = _option(3, "hidden layers of the MLP: one, and the others as its residual branch", low=1)
     norm: str = _option("layer", "normalisation in every hidden layer", choices=("layer", "none"))
     copies: int = _option(1, "MLPs that are trained side by side and predict the mean of their unit vectors", low=1)
-    beside: str = _option(
-        "none", "what has as much to say as all MLPs: a ridge regression on a kernel", choices=("none", "kernel")
+    kernel_share: float = _option(
+        0.0, "share in the prediction of a ridge regression on a kernel beside the MLPs, below 1", low=0
     )
     dropout: float = _option(0.1, "after every hidden layer", low=0)
     input_noise: float = _option(0.0, "Gaussian noise on caption embeddings, in parts of each feature's spread", low=0)
@@ -96,8 +96,8 @@ class Recipe:
                 raise InputError(f"{flag} {value}: expected a number of at least {low}{too_large}")
         if not self.name.isprintable() or Path(self.name).name != self.name:  # is part of the names of folders
             raise InputError(f"--name {self.name!r}: expected what can be a folder's name")
-        if not 0 < self.val_fraction < 1 or self.dropout >= 1:
-            raise InputError("--val-fraction must be between 0 and 1 and --dropout below 1")
+        if not 0 < self.val_fraction < 1 or self.dropout >= 1 or self.kernel_share >= 1:
+            raise InputError("--val-fraction must be between 0 and 1, --dropout and --kernel-share below 1")
         if self.model != "mlp":
             used = CLOSED_FORM_USES if self.model == "linear" else (*CLOSED_FORM_USES, "hidden_dim")
             for option in fields(self):
@@ -128,6 +128,7 @@ STRONG = replace(
     depth=1,  # one hidden layer without normalisation learns more from each caption than the residual branch,
     norm="none",
     copies=3,  # and three of them cost less than it
+    kernel_share=0.1,  # what it knows is another part of the truth, the larger the fewer the captions
     dropout=0.4,
     input_noise=0.2,
     epochs=8,
@@ -144,8 +145,8 @@ STRONG = replace(
     predict_with="refit",  # a ninth more images are worth as much as a better recipe
 )
 SIZES: dict[int, dict[str, Any]] = {  # captions that train, up to → what so few of them need
-    6_000: {"dropout": 0.5, "input_noise": 0.5, "tau": 0.05, "epochs": 30, "beside": "kernel"},
-    40_000: {"dropout": 0.3, "input_noise": 0.0, "tau": 0.03, "epochs": 12},
+    6_000: {"dropout": 0.5, "input_noise": 0.5, "tau": 0.05, "epochs": 30, "kernel_share": 0.5},
+    40_000: {"dropout": 0.3, "input_noise": 0.0, "tau": 0.03, "epochs": 12, "kernel_share": 0.3},
 }
 AUTO = replace(STRONG, name="auto")
 

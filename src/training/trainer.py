@@ -42,7 +42,7 @@ class Trainer:
             self.count_m = torch.bincount(image_of_caption, minlength=len(train.images)).clamp(min=1)
         if recipe.input_noise:
             self.noise_T = train.text_nT.std(dim=0) * recipe.input_noise
-        ridge = fit_ridge(train, KERNEL.hidden_dim, recipe.seed)[0] if recipe.beside == "kernel" else None
+        ridge = fit_ridge(train, KERNEL.hidden_dim, recipe.seed)[0] if recipe.kernel_share else None
         torch.manual_seed(recipe.seed)
         text_dim, image_dim = train.of.text_NT.shape[1], train.of.image_MV.shape[1]
         shape = (text_dim, image_dim, recipe.hidden_dim, recipe.dropout, recipe.depth, recipe.norm == "layer")
@@ -50,8 +50,9 @@ class Trainer:
             mlp: ResidualMLP | Committee = ResidualMLP(*shape)
         else:
             mlp = Committee(recipe.copies, *shape, landmarks=ridge.dims["landmarks"] if ridge else 0)
-        if ridge:
-            mlp.ridge = ridge
+            if ridge:
+                mlp.ridge = ridge
+                mlp.ridge_share.fill_(recipe.kernel_share)
         self.translator: Translator = mlp.to(machine.device)
         self.members = mlp.members if isinstance(mlp, Committee) else [mlp]
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]

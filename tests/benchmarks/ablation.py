@@ -33,7 +33,7 @@ from tests.benchmarks.measuring import SPREAD, markdown, spread_of
 # What takes the place of an ingredient. What makes no difference to the recipe at hand is left out of the table.
 CHANGES = {
     "copies": {"copies": 3},
-    "beside": {"beside": "none"},
+    "kernel share": {"kernel_share": 0.0},
     "depth": {"depth": 3},
     "norm": {"norm": "layer"},
     "both": {"depth": 3, "norm": "layer"},

@@ -24,7 +24,22 @@ from tests.tiny_clip import make_tiny_clip
 
 TRAINING = ("--device", "cpu", "--precision", "float32")
 QUICK = (*TRAINING, "--hidden-dim", "32", "--epochs", "5")
-SPACE = ("--lr", "1e-3", "3e-3", "--hidden-dim", "16", "32", "--batch-size", "64", "--epochs", "3", "--pruner", "none")
+SPACE = (
+    "--kernel-share",
+    "0",
+    "--lr",
+    "1e-3",
+    "3e-3",
+    "--hidden-dim",
+    "16",
+    "32",
+    "--batch-size",
+    "64",
+    "--epochs",
+    "3",
+    "--pruner",
+    "none",
+)
 SCRIPTS: dict[str, tuple[str, ...]] = {
     "train": ("train_mrr.py", *QUICK, "--predict-with", "refit"),
     "ensemble": ("train_mrr_Ensemble_old_dataset.py", *QUICK, "--seeds", "42", "7"),

@@ -21,7 +21,7 @@ SCRIPT = "train_mrr_hpp_tunning_RandSearch.py"
 SMALL = (
     "--device cpu --epochs 2 --hidden-dim 16 --batch-size 512 --regression-weight 0 --infonce-weight 1 "
     "--infonce-warmup-epochs 0 --weight-decay 0 --lr-schedule constant --input-noise 0 --negatives batch "
-    "--lr-warmup-epochs 0 --depth 3 --norm layer --copies 1 --max-negatives 0 "
+    "--lr-warmup-epochs 0 --depth 3 --norm layer --copies 1 --kernel-share 0 --max-negatives 0 "
     "--dropout 0 0.1 --lr 1e-3 3e-3 --tau 0.01 0.02 0.05"
 )
 # The beginning of the list of --search-seed 0, as it has been from the first version on.

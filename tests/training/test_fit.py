@@ -79,7 +79,7 @@ def kill_in_the_second(row):
 @pytest.mark.parametrize("killed_in", [2, 4])
 def test_a_resumed_run_is_the_uninterrupted_run(split, tmp_path, monkeypatch, killed_in):
     schedule = {"lr_schedule": "cosine", "lr_warmup_epochs": 1.5}
-    recipe = replace(TINY, input_noise=0.2, regression_weight=0.1, copies=2, beside="kernel", **schedule)
+    recipe = replace(TINY, input_noise=0.2, regression_weight=0.1, copies=2, kernel_share=0.5, **schedule)
     monkeypatch.setattr("src.training.checkpoint.SECONDS_BETWEEN_CHECKPOINTS", 0)
     whole = run_fit(recipe, split, tmp_path / "whole")
 
@@ -167,7 +167,7 @@ def test_a_checkpoint_never_executes_code(split, tmp_path, capsys):
 
 def test_a_model_for_all_images_is_trained_as_one_that_is_validated_and_resumes(split, tmp_path, monkeypatch):
     """With the same images it is the same model, of the last epoch; whether or not it was interrupted."""
-    recipe = replace(TINY, input_noise=0.2, beside="kernel", patience=1)  # which has no say here
+    recipe = replace(TINY, input_noise=0.2, kernel_share=0.5, patience=1)  # which has no say here
     last = run_fit(replace(recipe, patience=0), split, tmp_path)
     trained = Trainer(recipe, split.train, MACHINE)
     for row in last.history:

@@ -86,12 +86,13 @@ def test_a_committee_predicts_the_mean_of_its_unit_vectors_and_comes_back_exactl
     assert torch.equal(load_translator(tmp_path / "committee.safetensors")(text), committee(text))
 
 
-def test_a_ridge_regression_beside_a_committee_has_as_much_to_say_as_all_of_it(tmp_path):
+def test_a_ridge_regression_beside_a_committee_has_its_share_in_the_prediction(tmp_path):
     beside, text = Committee(2, **DIMS, landmarks=4).eval(), torch.randn(6, 5)
     for parameter in beside.ridge.parameters():
         parameter.copy_(torch.rand_like(parameter))
+    beside.ridge_share.fill_(0.25)
     mlps, ridge = without(beside)(text), beside.ridge(text)
-    expected = mlps / mlps.norm(dim=1, keepdim=True) + ridge / ridge.norm(dim=1, keepdim=True)
+    expected = 0.75 * mlps / mlps.norm(dim=1, keepdim=True) + 0.25 * ridge / ridge.norm(dim=1, keepdim=True)
     torch.testing.assert_close(beside(text), expected)
     save_translator(beside.state_dict(), beside.dims, tmp_path / "beside.safetensors")
     assert torch.equal(load_translator(tmp_path / "beside.safetensors")(text), beside(text))

@@ -71,13 +71,14 @@ def test_copies_are_trained_by_losses_of_their_own(split):
 
 
 def test_a_ridge_regression_beside_is_that_of_the_kernel_and_stays_as_it_was_fitted(split):
-    recipe = replace(TINY, beside="kernel")
+    recipe = replace(TINY, kernel_share=0.25)
     trainer = Trainer(recipe, split.train, MACHINE)
     trainer.train_epoch(1, lambda: None)
     kernel, _ = fit_ridge(split.train, KERNEL.hidden_dim, recipe.seed)
     assert isinstance(trainer.translator, Committee)
     for name, tensor in kernel.state_dict().items():
         assert torch.equal(trainer.translator.ridge.state_dict()[name], tensor)
+    assert trainer.translator.ridge_share == 0.25
 
 
 def test_captions_that_weigh_nothing_teach_nothing():
