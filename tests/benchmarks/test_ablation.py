@@ -8,7 +8,7 @@ import torch
 
 from src.training.inputs import TrainingData
 from src.training.recipe import AUTO, BASELINE, STRONG, sized
-from tests.benchmarks.ablation import CHANGES, OTHERS, recipe_of, tabulate, with_fewer_images
+from tests.benchmarks.ablation import ADDED, CHANGES, OTHERS, recipe_of, tabulate, with_fewer_images
 from tests.training.conftest import tiny_pairs
 
 
@@ -26,8 +26,11 @@ def test_with_fewer_images_the_same_validate(seed):
 
 def test_every_row_is_a_recipe_of_its_own():
     for captions in (3_000, 10_000, 100_000):
-        strong = sized(AUTO, captions)
-        recipes = [recipe_of(name, strong) for name in (*CHANGES, *OTHERS)]
+        auto = sized(AUTO, captions)
+        strong = recipe_of("", auto)
+        assert (strong.copies, strong.kernel_share, strong.predict_with) == (1, 0.0, "best")
+        assert recipe_of("copies and kernel share", auto) == replace(auto, predict_with="best")
+        recipes = [recipe_of(name, auto) for name in (*ADDED, *CHANGES, *OTHERS)]
         assert len({recipe for recipe in recipes if recipe != strong}) == sum(recipe != strong for recipe in recipes)
 
 
