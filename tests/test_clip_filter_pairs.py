@@ -185,6 +185,7 @@ def test_bad_images_that_were_put_right_are_scored_with_their_batches_alone(
 # --------------------------------------------------------------------------------------------------- odd images
 
 
+@pytest.mark.slow
 def test_odd_images_are_read_counted_and_listed_and_nothing_of_them_is_printed(
     untrained, sample, scored, tmp_path, run_script
 ):
