@@ -209,7 +209,7 @@ def test_models_out_of_fold_are_one_mlp_each_by_the_recipe_for_so_many_captions(
     topk = TopK(replace(settings, weights=None, folds=2), MACHINE)
     assert topk.recipe == replace(one_mlp(sized(AUTO, 60)), name="topk_fold")
     recipe = topk.recipe
-    assert (recipe.epochs, recipe.copies, recipe.kernel_share, recipe.predict_with) == (30, 1, 0.5, "best")
+    assert (recipe.epochs, recipe.copies, recipe.kernel_share, recipe.predict_with) == (15, 1, 0.5, "best")
     assert topk.describe()["their recipe"] == "topk_fold"
     monkeypatch.setattr("src.training.recipe.SIZES", {59: {"epochs": 30}, 60: {"epochs": 12}})
     topk = TopK(replace(settings, weights=None, folds=2, fold_changes={"tau": 0.1}), MACHINE)
