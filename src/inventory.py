@@ -1,6 +1,6 @@
 """The 23 models of the ensembles: which script trains which seeds, and which 16 of them make the smaller ensemble.
 
-python -m src.inventory        # the table of the README, with the figures of the runs in models/
+python -m src.inventory        # a table of them, with the figures of the runs in models/
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The inventory: 23 models of three scripts, 16 of them in the smaller ensemble, and the table of the README."""
+"""The inventory: 23 models of three scripts, 16 of them in the smaller ensemble, and the table of them."""
 
 from collections import Counter
 from dataclasses import replace

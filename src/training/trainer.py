@@ -31,7 +31,6 @@ class Trainer:
     """The state of one fit, and how it moves by an epoch."""
 
     def __init__(self, recipe: Recipe, train: Part, machine: Machine) -> None:
-        started = time.perf_counter()
         if machine.device.type == "cpu":
             keep_freed_memory()
         self.recipe, self.train, self.machine = recipe, train, machine
@@ -42,17 +41,15 @@ class Trainer:
             self.count_m = torch.bincount(image_of_caption, minlength=len(train.images)).clamp(min=1)
         if recipe.input_noise:
             self.noise_T = train.text_nT.std(dim=0) * recipe.input_noise
-        ridge = fit_ridge(train, KERNEL.hidden_dim, recipe.seed)[0] if recipe.kernel_share else None
         torch.manual_seed(recipe.seed)
         text_dim, image_dim = train.of.text_NT.shape[1], train.of.image_MV.shape[1]
         shape = (text_dim, image_dim, recipe.hidden_dim, recipe.dropout, recipe.depth, recipe.norm == "layer")
-        if ridge is None and recipe.copies == 1:
+        if recipe.copies == 1 and not recipe.kernel_share:
             mlp: ResidualMLP | Committee = ResidualMLP(*shape)
         else:
-            mlp = Committee(recipe.copies, *shape, landmarks=ridge.dims["landmarks"] if ridge else 0)
-            if ridge:
-                mlp.ridge = ridge
-                mlp.ridge_share.fill_(recipe.kernel_share)
+            landmarks = min(KERNEL.hidden_dim, len(train)) if recipe.kernel_share else 0
+            mlp = Committee(recipe.copies, *shape, landmarks=landmarks)
+            mlp.ridge_share.fill_(recipe.kernel_share)
         self.translator: Translator = mlp.to(machine.device)
         self.members = mlp.members if isinstance(mlp, Committee) else [mlp]
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
@@ -62,7 +59,6 @@ class Trainer:
             weight_decay=recipe.weight_decay,
             fused=machine.device.type in ("cpu", "cuda"),
         )
-        self.preparing_seconds = time.perf_counter() - started
 
     @property
     def trained_parameters(self) -> list[nn.Parameter]:
@@ -70,9 +66,13 @@ class Trainer:
         return [parameter for parameter in self.translator.parameters() if parameter.requires_grad]
 
     def train_epoch(self, epoch: int, tick: Callable[[], Any]) -> dict[str, float]:
-        """Train one epoch, `tick` after every step. Returns its mean loss, last learning rate and speed; the seconds of
-        the first are with what was prepared before, a ridge regression."""
+        """Train one epoch, `tick` after every step; before the first, fit the ridge regression beside the MLPs, which a
+        resumed run has. Returns the mean loss, the last learning rate and the speed."""
         started = time.perf_counter()
+        if epoch == 1 and isinstance(self.translator, Committee) and self.translator.ridge:
+            ridge, _ = fit_ridge(self.train, KERNEL.hidden_dim, self.recipe.seed)
+            self.translator.ridge.load_state_dict(ridge.state_dict())
+        fitted = time.perf_counter()
         torch.manual_seed(int(np.random.SeedSequence((self.recipe.seed, epoch)).generate_state(1)[0]))
         self.translator.train()
         steps = self.groups.num_batches
@@ -88,12 +88,12 @@ class Trainer:
             loss_sum += loss.detach() * len(captions_B)
             tick()
         train_loss = loss_sum.item() / len(self.train)
-        seconds = time.perf_counter() - started
+        ended = time.perf_counter()
         return {
             "train_loss": train_loss,
             "lr": self.optimizer.param_groups[0]["lr"],
-            "seconds": seconds + self.preparing_seconds * (epoch == 1),
-            "captions_per_second": len(self.train) / seconds,
+            "seconds": ended - started,
+            "captions_per_second": len(self.train) / (ended - fitted),
         }
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
