@@ -112,11 +112,11 @@ def test_folds_that_make_no_sense_are_refused(arguments, tmp_path, flags, fragme
 
 @pytest.mark.slow
 def test_out_of_fold_it_finds_swapped_captions_and_trains_once(arguments, sample, tmp_path, run_script, capfd):
-    folds = ("--folds", 3, "--hidden-dim", 256, "--epochs", 15, "--batch-size", 128, "--lr", "3e-3", "--device", "cpu")
+    folds = ("--folds", 3, "--hidden-dim", 256, "--epochs", 12, "--batch-size", 128, "--lr", "3e-3", "--device", "cpu")
     result = run_script(*FILTER, *arguments(*folds, "--top-k", 20, ranked_by=()))
     assert result.returncode == 0, result.stderr
     assert "3 models that did not see the image, seed 43" in result.stdout
-    assert "topk_fold with hidden_dim=256,epochs=15" in result.stdout
+    assert "topk_fold with hidden_dim=256,epochs=12" in result.stdout
     assert "step/s" in result.stderr
     keep_list = open_keep_list(tmp_path / "train_folds3_clean_top20.keep.npz")
     assert swaps_found(keep_list, sample / "train/sample_noise.csv")["roc_auc"] > 0.65
