@@ -71,16 +71,16 @@ def matrix_rate(precision: str, device: torch.device, sizes: Sizes) -> float:
     return 2 * products * inputs.numel() * sizes.hidden_dim / seconds
 
 
-def step_floor(captions: int, images: int, sizes: Sizes, rates: dict[str, float], precision: str) -> float:
+def step_floor(captions: int, images: int, sizes: Sizes, rate: float) -> float:
     """Seconds of the matrix products of training on `captions`, `images` at a time being told apart, and nothing else.
 
     Forward, gradient of the weights, gradient of the inputs, but for those inputs that need none: the captions' and
-    the images' embeddings. The logits are float32.
+    the images' embeddings.
     """
     text, hidden, image = sizes.text_dim, sizes.hidden_dim, sizes.image_dim
     layers = captions * (4 * text * hidden + 6 * 2 * hidden**2 + 6 * hidden * image)
     logits = captions * 4 * images * image
-    return layers / rates[precision] + logits / rates["float32"]
+    return (layers + logits) / rate
 
 
 def measure_steps(sizes: Sizes, machine: Machine) -> list[Row]:
@@ -101,9 +101,8 @@ def measure_steps(sizes: Sizes, machine: Machine) -> list[Row]:
             size=f"{captions:,} captions, width {sizes.hidden_dim}, {device.type}",
             reference=Cost(best["reference"]),
             ours=Cost(best[precision]),
-            floor=step_floor(captions, images, sizes, rates, precision),
-            note=f"reference: float32; floor: the matrix products at the measured {format_rate(rates[precision])}"
-            + ("" if precision == "float32" else f", the logits at the {format_rate(rates['float32'])} of float32"),
+            floor=step_floor(captions, images, sizes, rates[precision]),
+            note=f"reference: float32; floor: the matrix products at the measured {format_rate(rates[precision])}",
         )
         for precision in precisions
     ]
@@ -149,9 +148,9 @@ def measure_gpu(sizes: Sizes, machine: Machine) -> list[Row]:
     (ours, peak), (reference, reference_peak) = (with_gpu_peak(work, device) for work in (run_ours, run_reference))
     groups = ImageGroups(split.train.target_n.cpu().numpy(), recipe.batch_size)
     captions, batches = len(split.train), groups.num_batches
-    rates = {name: matrix_rate(name, device, sizes) for name in dict.fromkeys((precision, "float32"))}
+    rate = matrix_rate(precision, device, sizes)
     images = len(split.train.images) // batches
-    at_peak = step_floor(captions, images, sizes, {precision: rates[precision], "float32": rates[precision]}, precision)
+    floor = step_floor(captions, images, sizes, rate)
     seed = SEED_EPOCHS * sum(ours.values())
     return [
         Row(
@@ -159,9 +158,9 @@ def measure_gpu(sizes: Sizes, machine: Machine) -> list[Row]:
             size=f"{captions:,} captions, width {sizes.hidden_dim}, {precision}",
             reference=Cost(reference["epoch"], reference_peak),
             ours=Cost(ours["epoch"], peak),
-            floor=step_floor(captions, images, sizes, rates, precision),
-            note=f"{captions / ours['epoch']:,.0f} captions/s, {at_peak / ours['epoch']:.1%} of the measured "
-            f"{format_rate(rates[precision])} in {precision}; validation {format_seconds(ours['validation'])}; "
+            floor=floor,
+            note=f"{captions / ours['epoch']:,.0f} captions/s, {floor / ours['epoch']:.1%} of the measured "
+            f"{format_rate(rate)} in {precision}; validation {format_seconds(ours['validation'])}; "
             f"extrapolated from {sizes.repeats} epochs: a seed of {SEED_EPOCHS} epochs {seed:.0f} s, all {MEMBERS} "
             f"members {MEMBERS * seed / 60:.1f} minutes; peaks: of GPU memory",
         )
