@@ -29,13 +29,18 @@ OWN = Path("own")  # in place of a validation file: what a filter left of the va
 @dataclass(frozen=True, kw_only=True)
 class DataPaths:
     """The files of a job: captions that train, which of them (None: all; `soft`: all, with weights), captions that
-    validate (None: the unfiltered ones; OWN: those that a filter left), captions to predict (None: none)."""
+    validate (None: the unfiltered ones; OWN: those that a filter left), captions to predict (None: none). Raises
+    InputError for `soft` without a keep-list."""
 
     train_npz: Path = TRAIN_NPZ
     keep_list: Path | None = None
     soft: bool = False
     val_npz: Path | None = None
     test_npz: Path | None = TEST_NPZ
+
+    def __post_init__(self) -> None:
+        if self.soft and not self.keep_list:
+            raise InputError("--soft: weighs captions by the ranks of a keep-list; name it with --keep-list")
 
     @property
     def tag(self) -> str:
@@ -174,8 +179,6 @@ def open_training_data(paths: DataPaths, device: torch.device) -> TrainingData:
     pairs = whole = open_pairs(paths.train_npz)
     record = {"train_npz": str(paths.train_npz), "train_fingerprint": fingerprint(paths.train_npz)}
     weights = None
-    if paths.soft and not paths.keep_list:
-        raise InputError("--soft: weighs captions by the ranks of a keep-list; name it with --keep-list")
     if paths.keep_list:
         if paths.soft:
             weights, record["caption_weights"] = soft_weights(pairs, paths.keep_list)
