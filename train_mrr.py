@@ -5,6 +5,7 @@
     python train_mrr.py --recipe auto                    # the recipe to win by, suited to the number of captions
     python train_mrr.py --lr 1e-3 --tau 0.02             # the baseline with other hyperparameters
     python train_mrr.py --resume                         # continue after an interruption
+    torchrun --nproc-per-node=4 train_mrr.py             # on four GPUs: each has a share of every batch
     python train_mrr.py --train-npz data/filtered/train_clip_q0.10_from_raw.npz
 
 Everything about the run goes to models/<run name>/: weights, history, curves, run.json and the submission, checked, of
@@ -12,6 +13,7 @@ which submission_mrr_<recipe>.csv is a copy: always the last run's.
 """
 
 from pathlib import Path
+from typing import Any
 
 from src.common.cli import Parser, print_settings
 from src.common.endings import run_main
@@ -38,13 +40,16 @@ def main(argv: list[str] | None = None) -> None:
     override(base, args)  # values that cannot be used end it here
 
     from src.training.inputs import open_training_data  # after the command line: torch takes seconds to import
-    from src.training.job import describe_data, train_run
+    from src.training.job import describe_data, help_to_train, train_run
     from src.training.machine import choose_machine
+    from src.training.world import join_world
 
     machine = choose_machine(args.device, args.precision)
+    world = join_world(machine.device)
     submission = None if args.submission == "none" else Path(args.submission or f"submission_mrr_{base.name}.csv")
     paths = data_paths(args, with_test=submission is not None)
-    data = open_training_data(paths, machine.device)
+    with world.one_after_the_first():
+        data = open_training_data(paths, machine.device)
     base = sized(base, len(data.train.pairs))
     recipe = override(base, args)
     run_dir = args.models_dir / (args.run_name or folder_name(recipe, base, paths.tag))
@@ -57,12 +62,15 @@ def main(argv: list[str] | None = None) -> None:
     replaces = "" if state == State.NEW or args.resume else f" (replaces the {old} one)"
     settings = {
         "recipe": f"{describe_recipe(recipe, base)}, seed {recipe.seed}",
-        "device, precision": machine,
+        "device, precision": f"{machine}{world}",
         "run": f"{run_dir}{replaces}",
     }
     print_settings("Training a translator", describe_data(paths, data) | settings)
     predict = submission is not None
-    record = train_run(recipe, data, run_dir, machine=machine, resume=args.resume, predict=predict, linear=True)
+    how: dict[str, Any] = {"machine": machine, "world": world, "resume": args.resume, "predict": predict}
+    if not world.first:
+        return help_to_train(recipe, data, run_dir, **how)
+    record = train_run(recipe, data, run_dir, linear=True, **how)
     if submission:
         copy_file(run_dir / SUBMISSION, submission)
     print_result(record, run_dir, submission)
@@ -97,4 +105,4 @@ def print_result(record: RunRecord, run_dir: Path, submission: Path | None) -> N
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, several=True)

@@ -44,9 +44,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        status = fail(message)
-        print(f"see: {self.prog} --help", file=sys.stderr)
-        sys.exit(status)
+        sys.exit(fail(message, f"see: {self.prog} --help"))
 
 
 def _program() -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from src.common.files import InputError
+from src.common.processes import hush, tells_errors, world_size
 
 # How libraries tell, in a RuntimeError or an error of their own, what is an OSError or a MemoryError elsewhere.
 NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory")
@@ -26,8 +27,8 @@ NOT_WRITTEN = (
 )
 
 
-def run_main(main: Callable[[], int | None]) -> NoReturn:
-    """Run a script's `main` and exit.
+def run_main(main: Callable[[], int | None], *, several: bool = False) -> NoReturn:
+    """Run a script's `main` and exit. Only one that says so may be started by torchrun, as `several` processes.
 
     The status is 0, 2 with one line for what cannot be used, 130 when interrupted, 141 when nobody reads the output
     any more, 1 with one line for what is unexpected, whose traceback goes to a file.
@@ -41,18 +42,21 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Δ shows ?
+    hush()
     os.environ["MPLBACKEND"] = "agg"  # scripts only write pictures, and a backend that is not there ends the import
     status: Any
     with _interruptible() as interrupted:
         try:
+            if world_size() > 1 and not several:
+                raise InputError(f"{Path(sys.argv[0]).name} works in one process; start it without torchrun")
             status = main() or 0
+            _leave_the_others()
         except SystemExit as end:
             status = end.code
         except (KeyboardInterrupt, Exception) as error:
             _close_bars()
             if interrupted.is_set() or isinstance(error, KeyboardInterrupt):
-                print("interrupted", file=sys.stderr)
-                status = 130
+                status = _tell("interrupted", 130)
             else:
                 status = _explain(error)
     try:
@@ -101,6 +105,13 @@ def _close_bars() -> None:
             bar.close()
 
 
+def _leave_the_others() -> None:
+    """Part from the processes that this one shared a job with, if there were any."""
+    distributed: Any = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def _explain(error: Exception) -> int:
     """Print one line on what ended the script. Returns the status."""
     text = str(error)
@@ -123,6 +134,8 @@ def _explain(error: Exception) -> int:
 
 def _log(error: Exception) -> int:
     """Write the traceback to a file and name it in one line. Returns the status."""
+    if not tells_errors():  # as a rule, that another process is gone
+        return 1
     trace = "".join(traceback.format_exception(error))
     try:
         handle, log = tempfile.mkstemp(prefix=f"error-{time.strftime('%Y%m%d-%H%M%S')}-", suffix=".log")
@@ -136,7 +149,12 @@ def _log(error: Exception) -> int:
     return 1
 
 
-def fail(reason: str) -> int:
-    """Print what cannot be used, as one line. Returns the status."""
-    print(f"error: {' '.join(reason.split())}", file=sys.stderr)
-    return 2
+def fail(reason: str, hint: str = "") -> int:
+    """Print what cannot be used, as one line, and a hint below it. Returns the status."""
+    return _tell(f"error: {' '.join(reason.split())}" + f"\n{hint}" * bool(hint), 2)
+
+
+def _tell(line: str, status: int) -> int:
+    if tells_errors():
+        print(line, file=sys.stderr)
+    return status

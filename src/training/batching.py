@@ -4,7 +4,7 @@ Shapes: B captions and G images of one batch; N captions and M images in all.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,13 @@ class Batch:
     images: np.ndarray
     target: np.ndarray
     counts: np.ndarray
+
+    def share(self, rank: int, size: int) -> "Batch":
+        """The captions that process `rank` of `size` has: those of as many of the images as the others, all of them.
+        The images stay, for all captions are told from all of them."""
+        first, last = (place * len(self.images) // size for place in (rank, rank + 1))
+        own = slice(self.counts[:first].sum(), self.counts[:last].sum())
+        return replace(self, captions=self.captions[own], target=self.target[own])
 
 
 class ImageGroups:

@@ -53,8 +53,8 @@ class Checkpoint:
             self.path.unlink(missing_ok=True)  # of an earlier run
 
     def save_if_due(self) -> bool:
-        """Write the file if the last time was a while ago; whether it was."""
-        if due := time.monotonic() > self.next_save:
+        """Write the file if the last time was a while ago, and if this is the process that writes; whether it did."""
+        if due := time.monotonic() > self.next_save and self.trainer.world.first:
             started = time.monotonic()
             with atomic_path(self.path) as temporary:
                 trainer, bests = self.trainer, {name: asdict(best) for name, best in self.bests.items()}

@@ -24,6 +24,7 @@ from src.training.model import RidgeMap, Translator, save_translator
 from src.training.recipe import Recipe
 from src.training.runs import BEST_LOSS, BEST_MRR, CURVES, LAST, REFIT, REFIT_LAST
 from src.training.trainer import Trainer
+from src.training.world import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def fit(
     run_dir: Path,
     *,
     machine: Machine,
+    world: World = ALONE,
     data_identity: Mapping[str, str] | None = None,
     resume: bool = False,
     on_epoch: Callable[[EpochRow], None] | None = None,
@@ -53,12 +55,13 @@ def fit(
     The checkpoint stays there, for the caller to remove once all is recorded.
 
     A checkpoint of another recipe or another `data_identity` is not resumed. `on_epoch` sees each row of the history
-    and may raise to end the run; `bar` is passed to tqdm. Raises InputError if the loss or the predictions are no
+    and may raise to end the run; `bar` is passed to tqdm. Several processes train one translator, of which the first
+    validates and writes; a closed form it fits alone. Raises InputError if the loss or the predictions are no
     longer finite, or if there is nothing to resume.
     """
     if recipe.model != "mlp":
         return _solve(recipe, split, run_dir, on_epoch)
-    trainer = Trainer(recipe, split.train, machine)
+    trainer = Trainer(recipe, split.train, machine, world)
     translator, best_mrr, best_loss = trainer.translator, Best(-math.inf), Best(math.inf)
     checkpoint = Checkpoint(
         path=run_dir / LAST,
@@ -92,10 +95,11 @@ def fit(
                     raise
             if checkpoint.save_if_due():
                 write_history(history, run_dir / "history.csv")
-    write_history(history, run_dir / "history.csv")
-    save_translator(best_loss.weights, translator.dims, run_dir / BEST_LOSS)
-    save_translator(best_mrr.weights, translator.dims, run_dir / BEST_MRR)
-    plot_curves(history, _title(run_dir, split), run_dir / CURVES)
+    if world.first:
+        write_history(history, run_dir / "history.csv")
+        save_translator(best_loss.weights, translator.dims, run_dir / BEST_LOSS)
+        save_translator(best_mrr.weights, translator.dims, run_dir / BEST_MRR)
+        plot_curves(history, _title(run_dir, split), run_dir / CURVES)
     translator.load_state_dict(best_mrr.weights)
     return FitResult(history, history[best_mrr.epoch - 1], best_loss.epoch, translator.eval(), stopped)
 
@@ -107,6 +111,7 @@ def refit(
     run_dir: Path,
     *,
     machine: Machine,
+    world: World = ALONE,
     data_identity: Mapping[str, str] | None = None,
     resume: bool = False,
     bar: dict[str, Any] | None = None,
@@ -117,7 +122,7 @@ def refit(
         translator: Translator = _ridge(recipe, train)[0]
     else:
         recipe = replace(recipe, epochs=epochs)
-        trainer = Trainer(recipe, train, machine)
+        trainer = Trainer(recipe, train, machine, world)
         checkpoint = Checkpoint(
             path=run_dir / REFIT_LAST,
             identity={"recipe": asdict(recipe), "data": dict(data_identity or {})},
@@ -133,7 +138,8 @@ def refit(
                 progress.set_postfix(epoch=epoch, loss=f"{history[-1]['train_loss']:.3f}")
                 checkpoint.save_if_due()
         translator = trainer.translator.eval()
-    save_translator(translator.state_dict(), translator.dims, run_dir / REFIT)
+    if world.first:
+        save_translator(translator.state_dict(), translator.dims, run_dir / REFIT)
     return translator
 
 
@@ -169,9 +175,13 @@ def _solve(recipe: Recipe, split: Split, run_dir: Path, on_epoch: Callable[[Epoc
 def _one_epoch(trainer: Trainer, validation: Part | None, epoch: int, tick: Callable[[], Any]) -> dict[str, float]:
     """A row of the history, with measures if anything validates. Raises InputError if the training diverged."""
     row = {"epoch": epoch, **trainer.train_epoch(epoch, tick)}
-    try:
+
+    def measured() -> EpochRow:
         if not math.isfinite(row["train_loss"]):
             raise NonFiniteError(f"the training loss is {row['train_loss']}")
         return row | validation.measure(trainer.translator) if validation else row
+
+    try:
+        return trainer.world.of_first(measured)  # so that all decide alike
     except NonFiniteError as error:
         raise InputError(f"training diverged in epoch {epoch}: {error}; try a lower --lr") from None

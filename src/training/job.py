@@ -16,7 +16,7 @@ from src.data.submissions import check_submission, write_submission
 from src.training.checkpoint import EpochRow
 from src.training.closed_form import fit_ridge
 from src.training.fit import fit, refit
-from src.training.inputs import DataPaths, Split, TrainingData
+from src.training.inputs import DataPaths, Part, Split, TrainingData
 from src.training.machine import Machine
 from src.training.model import load_translator, translate
 from src.training.recipe import Recipe
@@ -36,6 +36,7 @@ from src.training.runs import (
     state_of,
     write_run,
 )
+from src.training.world import ALONE, World
 
 TIMING = ("seconds", "captions_per_second")  # of the history: other numbers each time, and no measures
 
@@ -46,6 +47,7 @@ def train_run(
     run_dir: Path,
     *,
     machine: Machine,
+    world: World = ALONE,
     resume: bool = False,
     predict: bool = False,
     linear: bool = False,
@@ -59,7 +61,7 @@ def train_run(
     for a folder that holds another run, and for one that was begun on another kind of device or in another precision.
     """
     state_of(run_dir, recipe, data.record)
-    provenance = machine.provenance()
+    provenance = replace(machine.provenance(), processes=world.size)
     if resume and (begun := read_run(run_dir)):
         if begun.provenance.machine != provenance.machine:
             device, precision = begun.provenance.machine.split(", ")
@@ -83,6 +85,7 @@ def train_run(
             split,
             run_dir,
             machine=machine,
+            world=world,
             data_identity=data.record.identity,
             resume=resume,
             on_epoch=on_epoch,
@@ -112,12 +115,26 @@ def train_run(
         finished=now(),
     )
     if predict and data.test:
-        record = _predict(record, data, run_dir, machine=machine, resume=resume, bar=bar)
+        record = _predict(record, data, run_dir, machine=machine, world=world, resume=resume, bar=bar)
     write_run(run_dir, record)
     # Last, and the second after the first: as long as anything is missing, the run can be resumed.
     for name in (REFIT_LAST, LAST):
         (run_dir / name).unlink(missing_ok=True)
     return record
+
+
+def help_to_train(
+    recipe: Recipe, data: TrainingData, run_dir: Path, *, machine: Machine, world: World, resume: bool, predict: bool
+) -> None:
+    """What the other processes do while the first is in `train_run`: train what it trains, and keep nothing."""
+    if recipe.model != "mlp":
+        return
+    options: dict[str, Any] = {"machine": machine, "world": world, "data_identity": data.record.identity}
+    split = data.split(recipe.val_fraction, recipe.effective_split_seed)
+    result = fit(recipe, split, run_dir, resume=resume, **options)
+    if predict and _is_refitted(recipe, split.train, data):
+        epochs = recipe.refit_epochs(int(result.best["epoch"]))
+        refit(recipe, split.train.of.part(data.images), epochs, run_dir, resume=resume, **options)
 
 
 def train_unless_finished(
@@ -145,6 +162,11 @@ def predict_again(run_dir: Path, data: TrainingData, machine: Machine) -> None:
     write_run(run_dir, _predict(record, data, run_dir, machine=machine))
 
 
+def _is_refitted(recipe: Recipe, train: Part, data: TrainingData) -> bool:
+    """Whether another model predicts than the validated one: there are images that this has not been trained on."""
+    return recipe.predict_with == "refit" and len(train.images) < data.images.sum()
+
+
 def _predict(record: RunRecord, data: TrainingData, run_dir: Path, *, machine: Machine, **options: Any) -> RunRecord:
     """Write the submission of a trained run, by the model of its best epoch or, if its recipe says so, by one that has
     seen all images, which is trained now if it is not there. `options` are `refit`'s. Returns the record with it."""
@@ -152,7 +174,7 @@ def _predict(record: RunRecord, data: TrainingData, run_dir: Path, *, machine: M
     assert results is not None, "it is trained"
     assert test is not None, "there is something to predict"
     train, weights = data.split(recipe.val_fraction, recipe.effective_split_seed).train, BEST_MRR
-    if recipe.predict_with == "refit" and len(train.images) < data.images.sum():
+    if _is_refitted(recipe, train, data):
         weights = REFIT
         if weights not in record.weights:
             started, everything = time.perf_counter(), data.train.part(data.images)

@@ -7,7 +7,13 @@ positives (the mean over positives of the log-probability: Khosla et al. 2020, "
 Learning", eq. 2; both directions averaged as in Radford et al. 2021, "CLIP"). The columns of an image are all
 equal there. With one column per image, and log(count) added to its logits in the caption→image normaliser, the
 loss and its gradient are the same at a fraction of the work.
+
+Where several processes have captions of one batch each, every one shows its own to all images: these are frozen, so it
+has them itself. What it lacks is the others' part of the image→caption normalisers, G numbers; open_clip's local loss
+(Ilharco et al. 2021), which is the same, gathers the B×V predictions for it.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -23,6 +29,7 @@ def multi_positive_infonce(
     count_G: Tensor,
     tau: float,
     weight_B: Tensor | None = None,
+    over_processes: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """The mean over captions, weighted if they have weights, and over both directions of the InfoNCE loss on cosine
     similarities.
@@ -30,7 +37,8 @@ def multi_positive_infonce(
     prediction_BV (B, V) floating, of any length; unit_GV (G, V) images, of unit length; target_B (B,) int64, the row of
     `unit_GV` that a caption belongs to; count_G (G,), how often each image stands among the columns (its number of
     captions; at least 1); tau, the temperature; weight_B (B,) floating, at least 0. Images without a caption in the
-    batch are further negatives of the caption→image direction. Returns a scalar in the precision of the predictions,
+    batch are further negatives of the caption→image direction. `over_processes` makes a logsumexp (G,) over these
+    captions one over those of all processes (`World.logsumexp`). Returns a scalar in the precision of the predictions,
     float32 at least; the matrix product may be autocast to less.
     """
     padding = -len(unit_GV) % COLUMNS_MULTIPLE
@@ -38,7 +46,8 @@ def multi_positive_infonce(
     logits_BG = (F.normalize(prediction_BV, dim=1) @ unit_GV.T).to(prediction_BV.dtype) / tau
     positive_B = logits_BG.gather(1, target_B[:, None]).squeeze(1)
     caption_to_image = torch.logsumexp(logits_BG + count_G.to(logits_BG).log(), dim=1)
-    image_to_caption = torch.logsumexp(logits_BG, dim=0)[target_B]
+    over_captions_G = torch.logsumexp(logits_BG, dim=0)
+    image_to_caption = (over_processes(over_captions_G) if over_processes else over_captions_G)[target_B]
     return weighted_mean((caption_to_image + image_to_caption) / 2 - positive_B, weight_B)
 
 

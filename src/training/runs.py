@@ -81,6 +81,7 @@ class Provenance:
     device: str = ""
     precision: str = ""
     threads: int = 0
+    processes: int = 1
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
 
