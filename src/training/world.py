@@ -22,7 +22,7 @@ from src.common.files import InputError
 TIMEOUT = timedelta(minutes=30)  # what the first process alone does, such as fitting a linear map, takes less
 SECONDS_BETWEEN_LOOKS = 0.5
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class World:
         """Whether this is the process that prints, draws and writes."""
         return self.rank == 0
 
-    def of_first(self, compute: Callable[[], T]) -> T:
+    def of_first(self, compute: Callable[[], _T]) -> _T:
         """What the first process computes, for all of them."""
         values = [compute() if self.first else None]
         if self.size > 1:
             dist.broadcast_object_list(values)
         return values[0]  # type: ignore[return-value]
 
-    def gathered(self, value: T) -> list[T]:
+    def gathered(self, value: _T) -> list[_T]:
         """The values of all processes, by rank, once each has one, however long that takes."""
         values = [value] * self.size
         if self.store is not None:
