@@ -3,6 +3,7 @@
 
     python -m src.clip_filter_pairs                                # makes the filtered pairs
     python train_mrr_Ensemble_new_dataset_CLIP.py                  # all seeds; again: those not finished yet
+    torchrun --nproc-per-node=4 train_mrr_Ensemble_new_dataset_CLIP.py  # on four GPUs, by seeds
     python train_mrr_Ensemble_new_dataset_CLIP.py --dry-run        # what would be trained, and what exists
     python train_mrr_Ensemble_new_dataset_CLIP.py --seeds 8 26     # these only
 
@@ -44,4 +45,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, several=True)

@@ -3,6 +3,7 @@
 
     python -m src.clip_filter_pairs                                               # makes the filtered pairs
     python train_mrr_Ensemble_new_dataset_CLIP_AdamW_5_batches.py                 # all seeds; again: those not finished
+    torchrun --nproc-per-node=4 train_mrr_Ensemble_new_dataset_CLIP_AdamW_5_batches.py  # on four GPUs, by seeds
     python train_mrr_Ensemble_new_dataset_CLIP_AdamW_5_batches.py --dry-run       # what would be trained, what exists
     python train_mrr_Ensemble_new_dataset_CLIP_AdamW_5_batches.py --seeds 42 322  # these only
 
@@ -47,4 +48,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, several=True)

@@ -2,6 +2,7 @@
 """Train the ensemble members of the unfiltered pairs, data/train/train.npz: one translator a seed, up to 300 epochs.
 
     python train_mrr_Ensemble_old_dataset.py                       # all seeds; again: those not finished yet
+    torchrun --nproc-per-node=4 train_mrr_Ensemble_old_dataset.py  # on four GPUs, by seeds
     python train_mrr_Ensemble_old_dataset.py --dry-run             # what would be trained, and what exists
     python train_mrr_Ensemble_old_dataset.py --seeds 42 1337       # these only
     python train_mrr_Ensemble_old_dataset.py --split-seed 0 --models-dir models/common_split    # to be measured as one
@@ -48,4 +49,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, several=True)

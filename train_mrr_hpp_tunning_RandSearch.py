@@ -5,6 +5,7 @@
     python train_mrr_hpp_tunning_RandSearch.py --trials 200        # the same search goes on
     python train_mrr_hpp_tunning_RandSearch.py --lr 3e-4 1e-3 --tau 0.02 --models-dir models/small --results small.csv
     python train_mrr_hpp_tunning_RandSearch.py --sampler tpe --pruner none
+    torchrun --nproc-per-node=4 train_mrr_hpp_tunning_RandSearch.py        # on four GPUs
     python train_mrr.py --recipe models/hpsearch/best_recipe.json  # train the best configuration again
 
 Start it again after an interruption, or several times at once, on one machine or on several with a common --models-dir:
@@ -90,11 +91,14 @@ def main(argv: list[str] | None = None) -> None:
     from src.training.inputs import open_training_data
     from src.training.job import describe_data, linear_mrr
     from src.training.machine import choose_machine
+    from src.training.world import join_world
 
     machine = choose_machine(args.device, args.precision)
     submission = None if args.submission == "none" else Path(args.submission)
     paths = data_paths(args, with_test=submission is not None)
-    data = open_training_data(paths, machine.device)
+    world = join_world(machine.device)
+    with world.one_after_the_first():
+        data = open_training_data(paths, machine.device)
     split = data.split(space.base.val_fraction, space.base.effective_split_seed)  # an impossible one ends here
     inputs = (paths.train_npz, paths.keep_list, paths.val_npz, paths.test_npz)
     try_outputs((args.models_dir / JOURNAL, args.results, *([submission] if submission else [])), inputs)
@@ -108,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
         pruner=make_pruner(args.pruner, space),
         keep=args.keep,
     )
-    linear = linear_mrr(split)
+    linear = world.of_first(lambda: linear_mrr(split))
     fixed = {name: value for name, value in asdict(space.base).items() if name not in (*space.choices, "name", "seed")}
     changed = [f"{name}={value}" for name, value in fixed.items() if value != getattr(BASELINE, name)]
     settings = {
@@ -119,11 +123,13 @@ def main(argv: list[str] | None = None) -> None:
         "starts from": ", ".join(f"{recipe.name}{space.changes(recipe)}" for recipe in space.named) or "none",
         **{f"not from {recipe.name}": f"{lacks}: not among the choices" for recipe, lacks in space.left_out.items()},
         "line to beat": line_to_beat(store.rows(), space, linear),
-        "device, precision": machine,
+        "device, precision": f"{machine}{world}",
         "search": f"{args.models_dir}, rows in {args.results}",
     }
     print_settings("Searching for hyperparameters", describe_data(paths, data) | settings)
-    rows = search(store, args.trials, data, machine, submission)
+    rows = search(store, args.trials, data, machine, submission, world)
+    if not world.first:
+        return
     # Of the data and the machine.
     same = ("train_npz", "keep_list", "soft", "val_npz", "test_npz", "device", "precision")
     given = {flag_of(name): getattr(args, name) for name in same if getattr(args, name) != parser.get_default(name)}
@@ -161,4 +167,4 @@ def print_result(
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, several=True)

@@ -34,9 +34,12 @@ def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -
     from src.training.inputs import open_training_data
     from src.training.job import describe_data
     from src.training.machine import choose_machine
+    from src.training.world import join_world
 
     machine, paths = choose_machine(args.device, args.precision), data_paths(args)
-    data = open_training_data(paths, machine.device)
+    world = join_world(machine.device)
+    with world.one_after_the_first():
+        data = open_training_data(paths, machine.device)
     # A member keeps its recipe's name, by which it is combined.
     base = replace(sized(base, len(data.train.pairs)), name=own.name)
     recipe = override(base, args)
@@ -48,14 +51,24 @@ def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -
         **({"without its own": f"{given_up}, which make this script's models different"} if given_up else {}),
         "split": "by each seed" if recipe.split_seed is None else f"common, by seed {recipe.split_seed}",
         "seeds": " ".join(str(member.seed) for member in members),
-        "device, precision": machine,
+        "device, precision": f"{machine}{world}",
         "runs": args.models_dir / f"{own.name}_seed*",
     }
     print_settings(f"Training {len(members)} ensemble members", describe_data(paths, data) | settings)
     if not args.dry_run:
         outputs = [task.run_dir / RUN_JSON for task in tasks]
         try_outputs(outputs, (paths.train_npz, paths.keep_list, paths.val_npz, paths.test_npz))
-        tasks = [carry_out(task, data, machine) for task in tqdm(tasks, desc="members", unit="member", position=0)]
+        carried_out = {}
+        with tqdm(total=len(tasks), desc="members", unit="member", position=0) as bar:
+            for turn in world.dealt(len(tasks)):
+                bar.update(turn - bar.n)
+                carried_out[turn] = carry_out(tasks[turn], data, machine)
+            for of_process in world.gathered(carried_out):
+                carried_out |= of_process
+            bar.update(len(tasks) - bar.n)
+        tasks = [carried_out[turn] for turn in range(len(tasks))]
+    if not world.first:
+        return
     table = tabulate(tasks)
     print_table(table)
     if "MRR" in table:

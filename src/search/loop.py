@@ -19,6 +19,7 @@ from src.training.inputs import TrainingData
 from src.training.job import predict_again, train_run
 from src.training.machine import Machine
 from src.training.runs import SUBMISSION, State, read_run, state_of
+from src.training.world import ALONE, World
 
 MOST_DEATHS = 3
 SECONDS_BETWEEN_LOOKS = 2
@@ -28,11 +29,19 @@ OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", 
 
 
 def search(
-    store: SearchStore, trials: int, data: TrainingData, machine: Machine, submission: Path | None
+    store: SearchStore,
+    trials: int,
+    data: TrainingData,
+    machine: Machine,
+    submission: Path | None,
+    world: World = ALONE,
 ) -> list[TrialRow]:
     """Run trials until so many have ended; then print the best, draw the plots and predict the submission with the best
-    one. Returns all rows. Raises InputError if none finished."""
+    one. Returns all rows. Raises InputError if none finished. Of the processes of a `world` the first alone does what
+    comes after the trials."""
     _run_trials(store, trials, data, machine)
+    if not world.first:
+        return store.rows()
     with store.exclusive():  # the other processes come to this as well
         rows = store.rows()
         ranking = ranked(rows)

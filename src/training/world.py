@@ -20,7 +20,6 @@ from src.common import processes
 from src.common.files import InputError
 
 TIMEOUT = timedelta(minutes=30)  # what the first process alone does, such as fitting a linear map, takes less
-SECONDS_BETWEEN_LOOKS = 0.5
 
 _T = TypeVar("_T")
 
@@ -55,7 +54,7 @@ class World:
         if self.store is not None:
             self.store.add("values", 1)
             while self.store.add("values", 0) % self.size:  # a collective would give up
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+                time.sleep(0.5)
             dist.all_gather_object(values, value)
         return values
 
