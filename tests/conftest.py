@@ -41,16 +41,24 @@ def flickr8k() -> Path:
 def run_script():
     """A function that starts `script.py` or `-m module` of this repository, as a user would, from any folder."""
 
-    def start(*command, cwd=REPO, env=None, timeout=600) -> subprocess.CompletedProcess:
-        first, *rest = map(str, command)
-        if first != "-m":
-            first = str(REPO / first)
-        environment = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"} | (env or {})
-        return subprocess.run(
-            [sys.executable, first, *rest], cwd=cwd, env=environment, timeout=timeout, capture_output=True, text=True
-        )
+    return lambda *command, **how: _run(*_in_repo(command), **how)
 
-    return start
+
+@pytest.fixture(scope="session")
+def run_torchrun():
+    """A function that starts such a script in several processes: `run_torchrun(2, "train_mrr.py", "--resume")`."""
+    torchrun = "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"
+    return lambda processes, *command, **how: _run(*torchrun, processes, *_in_repo(command), **how)
+
+
+def _in_repo(command: tuple) -> tuple:
+    return command if command[0] == "-m" else (REPO / command[0], *command[1:])
+
+
+def _run(*words, cwd=REPO, env=None, timeout=600) -> subprocess.CompletedProcess:
+    command = [sys.executable, *map(str, words)]
+    environment = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"} | (env or {})
+    return subprocess.run(command, cwd=cwd, env=environment, timeout=timeout, capture_output=True, text=True)
 
 
 def select_images(pairs: Pairs, images: np.ndarray) -> Pairs:
