@@ -61,11 +61,9 @@ def kill_one_of(processes: int, rank: int, when: Callable[[], bool], *command) -
         while not when():
             assert job.poll() is None, "it ended before one was killed"
             time.sleep(0.001)
-        children = [
-            int(pid) for path in Path(f"/proc/{job.pid}/task").glob("*/children") for pid in path.read_text().split()
-        ]
-        environments = {pid: Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in children}
-        os.kill(next(pid for pid in children if b"RANK=%d" % rank in environments[pid]), signal.SIGKILL)
+        children = " ".join(path.read_text() for path in Path(f"/proc/{job.pid}/task").glob("*/children")).split()
+        environments = {int(pid): Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in children}
+        os.kill(next(pid for pid, its in environments.items() if b"RANK=%d" % rank in its), signal.SIGKILL)
     assert job.returncode == 1, "it ended before one was killed"
 
 
