@@ -168,11 +168,11 @@ def _score(args: argparse.Namespace, data: dict[str, str]) -> tuple[Pairs, "Scor
     machine = choose_machine(args.device, args.precision)
     world = join_world(machine.device)
     download = "" if Path(args.pretrained).is_file() else " (downloaded on first use)"
-    print(f"opening {args.model} {args.pretrained}{download}", flush=True)
     forced = "image_mean", "image_std", "image_resize_mode", "image_interpolation", "force_quick_gelu"
     with world.one_after_the_first():
-        clip = load_clip(args.model, args.pretrained, **{setting: getattr(args, setting) for setting in forced})
         pairs = open_pairs(args.input_npz)
+        print(f"opening {args.model} {args.pretrained}{download}", flush=True)
+        clip = load_clip(args.model, args.pretrained, **{setting: getattr(args, setting) for setting in forced})
     settings = {
         "pairs": f"{args.input_npz} ({data['input_fingerprint']})",
         "captions, images": f"{len(pairs):,}, {pairs.num_images:,} in {args.images_root}",
