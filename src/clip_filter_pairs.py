@@ -5,6 +5,7 @@
     python -m src.clip_filter_pairs --model ViT-L-14 --pretrained openai  # another CLIP of open_clip
     python -m src.clip_filter_pairs --model ViT-B-32 --pretrained weights/clip.safetensors         # without a network
     python -m src.clip_filter_pairs --model mine.json --pretrained mine.pt                # a configuration of your own
+    torchrun --nproc-per-node=4 -m src.clip_filter_pairs                  # on four GPUs: each scores a quarter
 
 A checkpoint in a file is known by its SHA-256 or its folder to be of one of the model's tags; images are prepared, and
 activations are, as that tag has them. Where it is not known and tags differ, a line tells what is taken and which of
@@ -20,14 +21,14 @@ equal scores in the order of the file. With --output-npz OUT.npz and --scores-ou
     SCORES.npy, SCORES.json   scores (N,) float32, NaN where the image cannot be read; what they were made from
     SCORES.bad_images.csv     the captions whose images cannot be read, if there are any
     SCORES.odd_images.csv     the images that were read though something is odd about them or their names, if any
-    SCORES.partial.jsonl      the scores so far, until the run is finished
+    SCORES.partial.jsonl      the scores so far, until the run is finished; of more processes SCORES.partial.1.jsonl, …
 """
 
 import argparse
 import math
 import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ from src.common.cli import Parser, add_machine_arguments, positive_int, print_se
 from src.common.endings import run_main
 from src.common.files import InputError, try_outputs
 from src.common.paths import FILTERED_DIR, IMAGES_ROOT, TRAIN_NPZ
+from src.common.processes import rank
 from src.data.keep_lists import KeepList, check_output, save_filtered
 from src.data.pairs import Pairs, fingerprint, open_pairs
 from src.filters.cut import cut_value, drop_lowest
@@ -55,13 +57,15 @@ def main(argv: list[str] | None = None) -> None:
     data = {"input_npz": str(args.input_npz), "input_fingerprint": fingerprint(args.input_npz)}
 
     # after the command line, as all that takes long to import
-    from src.filters.clip_scoring import BAD_IMAGES, ODD_IMAGES
+    from src.filters.clip_scoring import BAD_IMAGES, ODD_IMAGES, progress_files
     from src.filters.pictures import FOUND_AS
     from src.filters.report import write_report
 
     outputs = [args.output_npz] if args.scores_input else [args.output_npz, args.scores_output]
     try_outputs(outputs, (args.input_npz, args.scores_input))
     pairs, found, made = (_open if args.scores_input else _score)(args, data)
+    if rank():  # the first alone cuts and writes
+        return
     scores = found.values
     unscored = np.isnan(scores)
     if unscored.any() and args.on_bad_image == "error":
@@ -103,7 +107,8 @@ def main(argv: list[str] | None = None) -> None:
         listed = args.scores_output.with_suffix(ODD_IMAGES)
         summary["odd images"] = f"{len(found.odd):,} were read all the same{spelling}; see {listed}"
     if not args.scores_input:
-        args.scores_output.with_suffix(PARTIAL).unlink()
+        for path in progress_files(args.scores_output.with_suffix(PARTIAL)):
+            path.unlink()
         summary["all scores"] = args.scores_output
     print_settings(f"kept {keep.sum():,} captions", summary)
 
@@ -151,37 +156,41 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _score(args: argparse.Namespace, data: dict[str, str]) -> tuple[Pairs, "Scores", dict[str, Any]]:
-    """Score all pairs and write the scores; return them with the record of how they were made."""
+    """Score all pairs, with the other processes, and write the scores; return them with the record of how they were
+    made."""
     from src.filters.clip_model import load_clip
     from src.filters.clip_scoring import save_scores, score_pairs
     from src.training.machine import choose_machine
+    from src.training.world import join_world
 
     if not args.images_root.is_dir():
         raise InputError(f"--images-root {args.images_root}: no such folder")
     machine = choose_machine(args.device, args.precision)
+    world = join_world(machine.device)
     download = "" if Path(args.pretrained).is_file() else " (downloaded on first use)"
-    print(f"opening {args.model} {args.pretrained}{download}", flush=True)
     forced = "image_mean", "image_std", "image_resize_mode", "image_interpolation", "force_quick_gelu"
-    clip = load_clip(args.model, args.pretrained, **{setting: getattr(args, setting) for setting in forced})
-    pairs = open_pairs(args.input_npz)
+    with world.one_after_the_first():
+        pairs = open_pairs(args.input_npz)
+        print(f"opening {args.model} {args.pretrained}{download}", flush=True)
+        clip = load_clip(args.model, args.pretrained, **{setting: getattr(args, setting) for setting in forced})
     settings = {
         "pairs": f"{args.input_npz} ({data['input_fingerprint']})",
         "captions, images": f"{len(pairs):,}, {pairs.num_images:,} in {args.images_root}",
         "model": f"{args.model} {args.pretrained} (weights {clip.identity['weights_sha256'][:16]})",
         "preparation": clip.preparation(),
-        "device": f"{machine}, {args.workers} workers",
+        "device": f"{machine}{world}, {args.workers} workers",
         "batches": f"{args.image_batch_size} images, up to {args.text_batch_size} captions",
         "scores": args.scores_output,
     }
     print_settings("scoring caption-image pairs by CLIP", settings)
     started, progress = time.perf_counter(), args.scores_output.with_suffix(PARTIAL)
-    sizes = args.image_batch_size, args.text_batch_size
-    scores = score_pairs(
-        clip, pairs, args.images_root, progress, machine=machine, batch_sizes=sizes, workers=args.workers
-    )
+    how = {"batch_sizes": (args.image_batch_size, args.text_batch_size), "workers": args.workers}
+    scores = score_pairs(clip, pairs, args.images_root, progress, machine=machine, world=world, **how)
     print(f"scored {len(pairs):,} captions in {time.perf_counter() - started:.1f} s")
-    made = data | {"images_root": str(args.images_root), "clip": clip.identity} | asdict(machine.provenance())
-    save_scores(args.scores_output, pairs, scores, made)
+    provenance = replace(machine.provenance(), processes=world.size)
+    made = data | {"images_root": str(args.images_root), "clip": clip.identity} | asdict(provenance)
+    if world.first:
+        save_scores(args.scores_output, pairs, scores, made)
     return pairs, scores, made
 
 
@@ -203,4 +212,4 @@ def _open(args: argparse.Namespace, data: dict[str, str]) -> tuple[Pairs, "Score
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, several=True)

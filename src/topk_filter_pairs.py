@@ -4,6 +4,7 @@
     python -m src.topk_filter_pairs --top-k 20               # another cut of the same ranks
     python -m src.topk_filter_pairs --folds 5                # ranks by five models, none of which saw the image
     python -m src.topk_filter_pairs --folds 5 --epochs 30    # with another recipe for these
+    torchrun --nproc-per-node=5 -m src.topk_filter_pairs --folds 5      # on five GPUs: each trains the next fold
 
 A model has seen the pairs that it was trained on, wrong ones too, so their ranks flatter them. --folds K trains K
 models, each without one part of the images, and ranks every caption by the one that never saw its image; a run that
@@ -58,7 +59,10 @@ def main(argv: list[str] | None = None) -> None:
 
     from src.filters.topk import TopK, TopKFilter
     from src.training.machine import choose_machine
+    from src.training.world import join_world
 
+    machine = choose_machine(args.device, args.precision)
+    world = join_world(machine.device)
     settings = TopKFilter(
         input_npz=args.input_npz,
         images_root=args.images_root,
@@ -71,11 +75,12 @@ def main(argv: list[str] | None = None) -> None:
         decisions_csv=Path(args.decisions) if args.decisions else None,
         honour_decisions=args.decisions != "none",
     )
-    topk = TopK(settings, choose_machine(args.device, args.precision))
+    topk = TopK(settings, machine, world)
     print_settings("filtering caption-image pairs by the rank of their image", topk.describe())
     topk.rank()
-    print_settings(*topk.export(record_arguments(args)))
+    if world.first:
+        print_settings(*topk.export(record_arguments(args)))
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, several=True)

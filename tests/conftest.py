@@ -5,6 +5,8 @@ import re
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from src.data.pairs import Pairs
 from src.sample.dataset import make_sample
 
 REPO = Path(__file__).resolve().parents[1]
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells have their background processes ignore
 torch.set_num_threads(1)  # models as small as these are slower on more, many times so on a busy machine
 
@@ -47,8 +50,21 @@ def run_script():
 @pytest.fixture(scope="session")
 def run_torchrun():
     """A function that starts such a script in several processes: `run_torchrun(2, "train_mrr.py", "--resume")`."""
-    torchrun = "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"
-    return lambda processes, *command, **how: _run(*torchrun, processes, *_in_repo(command), **how)
+    return lambda processes, *command, **how: _run(*TORCHRUN, processes, *_in_repo(command), **how)
+
+
+def kill_one_of(processes: int, rank: int, when: Callable[[], bool], *command) -> None:
+    """Start such a script in several processes, kill one as soon as `when()` says so, and wait until all are gone."""
+    words = map(str, (*TORCHRUN, processes, *_in_repo(command)))
+    environment, nothing = os.environ | {"OMP_NUM_THREADS": "1"}, subprocess.DEVNULL
+    with subprocess.Popen([sys.executable, *words], cwd=REPO, env=environment, stdout=nothing, stderr=nothing) as job:
+        while not when():
+            assert job.poll() is None, "it ended before one was killed"
+            time.sleep(0.001)
+        children = " ".join(path.read_text() for path in Path(f"/proc/{job.pid}/task").glob("*/children")).split()
+        environments = {int(pid): Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in children}
+        os.kill(next(pid for pid, its in environments.items() if b"RANK=%d" % rank in its), signal.SIGKILL)
+    assert job.returncode == 1, "it ended before one was killed"
 
 
 def _in_repo(command: tuple) -> tuple:

@@ -1,6 +1,7 @@
 """The CLIP filter as a user starts it: its flags, its defaults, its files, bad images, runs that are killed."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from src.data.keep_lists import apply_keep_list, open_keep_list
 from src.data.pairs import fingerprint, open_pairs
 from src.filters.cut import drop_lowest
 from src.sample.dataset import make_sample
-from tests.conftest import REPO, assert_input_error
+from tests.conftest import REPO, assert_input_error, kill_one_of
 from tests.known_noise import swaps_found
 from tests.tiny_clip import make_tiny_clip
 
@@ -315,6 +316,86 @@ def test_killing_it_twice_and_continuing_gives_the_same_scores_as_one_run(untrai
     assert (killed / "scores.npy").read_bytes() == (whole / "scores.npy").read_bytes()
     assert fingerprint(killed / "kept.npz") == fingerprint(whole / "kept.npz")
     assert not progress.exists()
+
+
+def with_double_embeddings(source: Path, target: Path) -> None:
+    """Copy pairs with text embeddings of float64, which one line tells whenever they are opened."""
+    with np.load(source) as arrays:
+        np.savez(target, **dict(arrays) | {"captions/embeddings": arrays["captions/embeddings"].astype(np.float64)})
+
+
+def test_two_processes_write_what_one_does(untrained, damaged, tmp_path, run_torchrun):
+    """Unreadable images are of both shares, odd ones too; what is to be told is told once."""
+    data = tmp_path / "train"
+    shutil.copytree(damaged, data)
+    with_double_embeddings(damaged / "train.npz", data / "train.npz")
+    for name in ("train_00015.jpg", "train_00025.jpg"):
+        (data / "Images" / name).rename(data / "Images" / name.upper())
+    one, two, options = tmp_path / "one", tmp_path / "two", ("--image-batch-size", 10, "--on-bad-image", "keep")
+    clip_filter_pairs.main(arguments(untrained, data, one, *options))
+    result = run_torchrun(2, *FILTER, *arguments(untrained, data, two, *options))
+    assert result.returncode == 0, result.stderr
+    assert "cpu, float32, 2 processes" in result.stdout
+    assert result.stdout.count("kept 414 captions") == 1
+    assert "2 were read all the same" in result.stdout
+    told = [line for line in result.stderr.splitlines() if "captions/embeddings" in line]
+    assert told == [f"{data / 'train.npz'}: captions/embeddings has dtype float64; read as float32 without loss"]
+    assert re.search(r"scoring \(share 1 of 2\): 100%.* 50/50 ", result.stderr)
+    assert "share 2" not in result.stderr
+    names = {"kept.npz", "kept.keep.npz", "kept.png"}
+    names |= {f"scores.{suffix}" for suffix in ("npy", "json", "bad_images.csv", "odd_images.csv")}
+    assert {path.name for path in two.iterdir()} == names
+    for name in names - {"kept.keep.npz", "scores.json"}:
+        assert (two / name).read_bytes() == (one / name).read_bytes(), name
+    assert read_json(two / "scores.json")["processes"] == 2
+    kept, expected = (open_keep_list(folder / "kept.keep.npz") for folder in (two, one))
+    np.testing.assert_array_equal(kept.keep, expected.keep)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("killed", "go_on"), [(0, 3), (1, 1)])
+def test_when_one_of_two_processes_is_killed_any_number_continues(
+    killed, go_on, untrained, sample, tmp_path, run_script, run_torchrun
+):
+    whole, out, batches = tmp_path / "whole", tmp_path / "out", ("--image-batch-size", 2)
+    clip_filter_pairs.main(arguments(untrained, sample / "train", whole, *batches))
+    command = (*FILTER, *arguments(untrained, sample / "train", out, *batches))
+    files = [out / "scores.partial.jsonl", out / "scores.partial.1.jsonl"]
+
+    def scored(file: Path) -> int:
+        return max(0, file.read_bytes().count(b"\n") - 1) if file.exists() else 0
+
+    kill_one_of(2, killed, lambda: scored(files[killed]) >= 5, *command)
+    done = sum(map(scored, files))
+    assert 5 <= done < 46, "batches of two images"
+    assert not (out / "scores.npy").exists()
+    result = run_script(*command) if go_on == 1 else run_torchrun(go_on, *command)
+    assert result.returncode == 0, result.stderr
+    assert f"continuing {files[0]}: {2 * done} of 92 images are done" in result.stdout
+    assert (out / "scores.npy").read_bytes() == (whole / "scores.npy").read_bytes()
+    assert fingerprint(out / "kept.npz") == fingerprint(whole / "kept.npz")
+    assert not list(out.glob("*.partial*"))
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_is_told_once(untrained, sample, tmp_path, run_torchrun):
+    (tmp_path / "scores.partial.3.jsonl").write_text('{"another": "run"}\n{"batch": 0, "scores": [0.5]}\n')
+    result = run_torchrun(2, *FILTER, *arguments(untrained, sample / "train", tmp_path))
+    assert result.returncode == 1
+    told = [line for line in result.stderr.splitlines() if line.startswith(("error: ", "unexpected error"))]
+    assert len(told) == 1, result.stderr
+    assert "scores.partial.3.jsonl: holds the scores so far of another run" in told[0]
+    assert "exitcode  : 2" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.partial.3.jsonl"]
+
+
+@pytest.mark.slow
+def test_torchrun_cuts_again_too(sample, scored, tmp_path, run_torchrun):
+    command = arguments(NO_MODEL, sample / "train", tmp_path, "--scores-input", scored / "scores.npy")
+    result = run_torchrun(2, *FILTER, *command)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("kept 414 captions") == 1
+    assert fingerprint(tmp_path / "kept.npz") == fingerprint(scored / "kept.npz")
 
 
 @pytest.mark.slow

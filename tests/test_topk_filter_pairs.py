@@ -1,5 +1,6 @@
 """The top-k filter as a user starts it: its flags, its defaults, one line for what cannot be used, what it finds."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import torch
 from src import topk_filter_pairs
 from src.common.files import InputError
 from src.data.keep_lists import open_keep_list
-from src.data.pairs import embedding_dims, fingerprint, open_pairs
+from src.data.pairs import embedding_dims, fingerprint, open_pairs, save_pairs
 from src.filters.decisions import ReviewDecisions
+from src.filters.ranks import CAPTIONS_AT_ONCE
 from src.training.model import ResidualMLP, save_translator
 from src.training.recipe import STRONG
 from src.training.runs import BEST_MRR, DataRecord, Results, RunRecord, State, read_run, write_run
+from tests.conftest import kill_one_of
+from tests.filters.conftest import IMAGE, TEXT, make_pairs
 from tests.known_noise import swaps_found
 
 FILTER = ("-m", "src.topk_filter_pairs")
@@ -108,6 +112,62 @@ def test_folds_that_make_no_sense_are_refused(arguments, tmp_path, flags, fragme
     with pytest.raises(InputError, match=fragment):
         topk_filter_pairs.main(arguments(*flags, ranked_by=()))
     assert not any(tmp_path.iterdir())
+
+
+def test_two_processes_write_what_one_does(tmp_path, run_torchrun):
+    """Of three blocks that are ranked at once, the last not full, one has two."""
+    torch.manual_seed(0)
+    translator = ResidualMLP(TEXT, IMAGE, 5)
+    save_translator(translator.state_dict(), translator.dims, tmp_path / "translator.safetensors")
+    save_pairs(make_pairs(2 * CAPTIONS_AT_ONCE + 100, 50), tmp_path / "pairs.npz")
+
+    def command(out: Path) -> list[str]:
+        places = ("--input-npz", tmp_path / "pairs.npz", "--output-dir", out, "--images-root", tmp_path / "none")
+        return [*map(str, places), "--weights", str(tmp_path / "translator.safetensors"), "--top-k", "8"]
+
+    topk_filter_pairs.main([*command(tmp_path / "one"), "--device", "cpu"])
+    result = run_torchrun(2, *FILTER, *command(tmp_path / "two"), "--device", "cpu")
+    assert result.returncode == 0, result.stderr
+    assert "cpu, 2 processes" in result.stdout
+    assert result.stdout.count("kept ") == 2, "in the opening lines and at the end"
+    assert re.search(r"ranking \(share 1 of 2\): 100%.* 8292/8292 ", result.stderr)
+    assert_written_alike(tmp_path / "two", tmp_path / "one")
+
+
+def assert_written_alike(folder: Path, expected: Path) -> None:
+    """All files but the records of how, which tell the command and the time."""
+    assert {path.name for path in folder.iterdir()} == {path.name for path in expected.iterdir()}
+    for path in expected.iterdir():
+        if path.name.endswith(".keep.npz"):
+            found, kept = open_keep_list(folder / path.name), open_keep_list(path)
+            assert (found.keep.tolist(), found.scores.tolist()) == (kept.keep.tolist(), kept.scores.tolist())
+        elif path.is_file() and path.suffix != ".json":
+            assert (folder / path.name).read_bytes() == path.read_bytes(), path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_when_one_of_two_processes_is_killed_the_folds_are_taken_up(
+    killed, arguments, tmp_path, run_script, run_torchrun
+):
+    folds = ("--folds", 3, "--hidden-dim", 64, "--epochs", 40, "--batch-size", 64, "--device", "cpu", "--top-k", 10)
+
+    def command(out: str) -> tuple[str, ...]:
+        places = ("--output-dir", tmp_path / out, "--models-dir", tmp_path / out / "models")
+        return *FILTER, *arguments(*folds, *places, ranked_by=())
+
+    result = run_script(*command("one"))
+    assert result.returncode == 0, result.stderr
+    begun = lambda: len(list((tmp_path / "two/models/topk_folds").glob("*/fold*/run.json"))) == 2  # noqa: E731
+    kill_one_of(2, killed, begun, *command("two"))
+    assert not (tmp_path / "two/train_folds3_ranks.csv").exists()
+    result = run_torchrun(2, *command("two"))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("kept ") == 2, "in the opening lines and at the end"
+    assert_written_alike(tmp_path / "two", tmp_path / "one")
+    result = run_torchrun(3, *command("two"))
+    assert "there already" in result.stdout
+    assert "step/s" not in result.stderr
 
 
 @pytest.mark.slow

@@ -118,13 +118,14 @@ def _create(name: str, pretrained: str, is_tag: bool, settings: dict[str, Any]) 
 @contextmanager
 def _in_silence() -> Iterator[None]:
     """A failed download is logged a dozen times, retry by retry; the error that is raised says it once."""
+    level = logging.root.manager.disable
     logging.disable()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(level)
 
 
 def _settings(name: str, tag: str) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """Score caption-image pairs by a CLIP: the cosine similarity of the caption's and the image's features.
 
 The work is cut into batches of image files with all of their captions, always the same ones, and each batch's scores
-are appended to a progress file: whenever a run is killed, continuing it gives the scores of a run that was not.
+are appended to a progress file: whenever a run is killed, continuing it gives the scores of a run that was not. Several
+processes share the batches out; each appends to a file of its own, and any number of processes continues them all.
 """
 
 import hashlib
 import json
 import math
+import re
+from collections import ChainMap
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +27,7 @@ from src.filters.clip_model import Clip
 from src.filters.loading import ImageBatches, load_batches, worker_deaths_told
 from src.filters.pictures import ImageFolder
 from src.training.machine import Machine
+from src.training.world import ALONE, World
 
 BAD_IMAGES, ODD_IMAGES = ".bad_images.csv", ".odd_images.csv"
 
@@ -45,11 +49,13 @@ def score_pairs(
     progress_file: Path,
     *,
     machine: Machine,
+    world: World = ALONE,
     batch_sizes: tuple[int, int],
     workers: int,
 ) -> Scores:
-    """Score all N pairs, so many images and, at most, so many captions at once. A progress file of the same scores is
-    continued, its unreadable images tried again. Raises InputError if it is of others, or if the model gives NaN."""
+    """Score all N pairs, so many images and, at most, so many captions at once. Progress files of the same scores are
+    continued, their unreadable images tried again; `progress_file` is that of the first process. Raises InputError if
+    one is of others, or if the model gives NaN."""
     assert pairs.source is not None, "a whole file as it was opened"
     images_at_once, captions_at_once = batch_sizes
     folder = ImageFolder(images_root)
@@ -64,21 +70,27 @@ def score_pairs(
         "precision": machine.precision,
     }
     batches = ImageBatches(clip, pairs, folder, files, file_of_image, images_at_once)
-    finished = _open_progress(progress_file, identity, batches.captions)
+    finished = world.of_first(lambda: _open_progress(progress_file, identity, batches.captions))
     scores = Scores(values=np.full(len(pairs), np.nan, np.float32))
     for batch, record in finished.items():
         scores.values[batches.captions[batch]] = record["scores"]
         scores.odd.update(record.get("odd", {}))
     todo = [batch for batch in range(len(batches)) if batch not in finished]
-    total, done = sum(map(len, batches.files)), sum(len(batches.files[batch]) for batch in finished)
+    own = todo[world.rank :: world.size]
+    done, ahead = (sum(len(batches.files[batch]) for batch in some) for some in (finished, own))
     if done:
+        total = sum(map(len, batches.files))
         print(f"continuing {progress_file}: {done:,} of {total:,} images are done", flush=True)
+    if not world.first:
+        progress_file = _of_process(progress_file, world.rank)
+        write_text(progress_file, json.dumps(identity) + "\n")
 
     device, network = machine.device, clip.network.to(machine.device)
-    loaded = load_batches(batches, todo, workers)
-    bar = tqdm(total=total, initial=done, desc="scoring", unit="image", smoothing=0.05)
+    loaded = load_batches(batches, own, workers)
+    done //= world.size
+    bar = tqdm(total=done + ahead, initial=done, desc=f"scoring{world.share}", unit="image", smoothing=0.05)
     with worker_deaths_told(), bar, progress_file.open("a", encoding="utf-8") as progress:
-        for batch, read in zip(todo, loaded, strict=True):
+        for batch, read in zip(own, loaded, strict=True):
             pixels, tokens, image_of_caption = map(torch.as_tensor, (read.pixels, read.tokens, read.image_of_caption))
             with torch.inference_mode(), machine.autocast():
                 images = network.encode_image(pixels.to(device))
@@ -95,9 +107,19 @@ def score_pairs(
             bar.update(len(pixels))
             if scores.unreadable:
                 bar.set_postfix(captions_without_image=len(scores.unreadable))
+    scores = _merge(world.gathered(scores))
     if np.isnan(scores.values).sum() > len(scores.unreadable):
         raise InputError(f"{clip.identity['model']}: gives NaN for readable images; try --precision float32")
     return scores
+
+
+def _merge(parts: list[Scores]) -> Scores:
+    """What the processes have scored; each part is NaN where it has no score."""
+    return Scores(
+        values=np.fmax.reduce([part.values for part in parts]),
+        unreadable=dict(ChainMap(*(part.unreadable for part in parts))),
+        odd=dict(ChainMap(*(part.odd for part in parts))),
+    )
 
 
 def save_scores(path: Path, pairs: Pairs, scores: Scores, made: dict[str, Any]) -> None:
@@ -108,13 +130,13 @@ def save_scores(path: Path, pairs: Pairs, scores: Scores, made: dict[str, Any]) 
     with atomic_path(path) as temporary:
         np.save(temporary, scores.values)
     write_json(record, made)
-    captions = sorted(scores.unreadable)
+    captions, odd = sorted(scores.unreadable), sorted(scores.odd.items())
     bad_images = {
         "caption_id": pairs.caption_ids[captions],
         "image": pairs.image_names[pairs.image_of_caption[captions]],
         "reason": [scores.unreadable[caption] for caption in captions],
     }
-    odd_images = {"image": list(scores.odd), "what": list(scores.odd.values())}
+    odd_images = {"image": [image for image, _ in odd], "what": [what for _, what in odd]}
     for suffix, table in ((BAD_IMAGES, bad_images), (ODD_IMAGES, odd_images)):
         path.with_suffix(suffix).unlink(missing_ok=True)
         if len(table["image"]):
@@ -140,12 +162,36 @@ def open_scores(path: Path, input_fingerprint: str) -> tuple[np.ndarray, dict[st
 
 
 def _open_progress(path: Path, identity: dict[str, Any], captions: list[np.ndarray]) -> dict[int, dict[str, Any]]:
-    """The records of the finished batches, of these `captions`. Lines that were cut off, are damaged or hold NaN are
-    taken out, to be done again; a file without a single score is begun anew, whatever it is of.
+    """The records of the finished batches, of these `captions`, from the progress files of however many processes, all
+    of which go to that of the first. Lines that were cut off, are damaged or hold NaN are taken out, to be done again;
+    a file without a single score is begun anew, whatever it is of.
 
     JSON lines: the identity, then {"batch": i, "scores": of its captions, "odd": {image: what}, if any}.
     """
-    identity = json.loads(json.dumps(identity))
+    files, identity = progress_files(path), json.loads(json.dumps(identity))
+    scored = [record for file in files for record in _read_progress(file, identity) if _is_batch(record, captions)]
+    finished = {record["batch"]: record for record in scored}
+    write_text(path, "".join(json.dumps(record) + "\n" for record in (identity, *finished.values())))
+    for file in files:
+        if file != path:
+            file.unlink()
+    return finished
+
+
+def progress_files(path: Path) -> list[Path]:
+    """Those that are there beside that of the first process, and itself."""
+    name = re.compile(rf"{re.escape(path.stem)}(\.\d+)?{re.escape(path.suffix)}")
+    return [file for file in path.parent.glob("*") if name.fullmatch(file.name)]
+
+
+def _of_process(path: Path, rank: int) -> Path:
+    """The progress file of a process that is not the first."""
+    return path.with_name(f"{path.stem}.{rank}{path.suffix}")
+
+
+def _read_progress(path: Path, identity: dict[str, Any]) -> list[Any]:
+    """The lines after the identity of a progress file, none if it has no score. Raises InputError if it is of another
+    run."""
     records = []
     with suppress(FileNotFoundError, InputError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -157,9 +203,7 @@ def _open_progress(path: Path, identity: dict[str, Any], captions: list[np.ndarr
             f"{path}: holds the scores so far of another run (another {', '.join(differing)}); "
             "repeat that run's arguments, remove the file, or choose another --scores-output"
         )
-    scored = [record for record in scored if _is_batch(record, captions)]
-    write_text(path, "".join(json.dumps(record) + "\n" for record in (identity, *scored)))
-    return {record["batch"]: record for record in scored}
+    return scored
 
 
 def _has_scores(record: Any) -> bool:

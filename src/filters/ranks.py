@@ -8,6 +8,7 @@ to preferred_5, preferred_score_5, the images that score highest with their scor
 """
 
 import csv
+from collections import ChainMap
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +24,34 @@ from src.filters.tables import read_table
 from src.training.inputs import OnDevice
 from src.training.metrics import ranks_of, score_chunks
 from src.training.model import Translator, translate
+from src.training.world import ALONE, World
 
 DEPTH = 5
 RANK_NAME = "rank of the own image"  # in pictures
 CAPTIONS_AT_ONCE = 8192  # translated; src.training.metrics scores a part of them at a time
 
 
-def rank_captions(translator: Translator, data: OnDevice, captions: np.ndarray, label: str = "ranking") -> pd.DataFrame:
+def rank_captions(
+    translator: Translator, data: OnDevice, captions: np.ndarray, label: str = "ranking", *, world: World = ALONE
+) -> pd.DataFrame:
     """Rank all images for some captions, (n,) int indices, under a progress bar with a label. Returns the table's rows,
-    indexed by `captions`. Raises NonFiniteError."""
+    indexed by `captions`, in every process. Raises NonFiniteError."""
     pairs, captions_n = data.pairs, torch.from_numpy(captions).to(data.device)
-    chunks = []
-    with tqdm(total=len(captions), desc=label, unit="caption") as bar:
-        for block in captions_n.split(CAPTIONS_AT_ONCE):
+    blocks = captions_n.split(CAPTIONS_AT_ONCE)
+    chunks: dict[int, list[list[Tensor]]] = {}  # by block, the same ones for any number of processes
+    own = range(world.rank, len(blocks), world.size)
+    with tqdm(total=sum(len(blocks[i]) for i in own), desc=f"{label}{world.share}", unit="caption") as bar:
+        for i in own:
+            block, chunks[i] = blocks[i], []
             prediction = translate(translator, data.text_NT[block])
             for score_CM, target_C in score_chunks(prediction, data.image_MV, data.image_of_caption_N[block]):
                 own_C = score_CM.gather(1, target_C[:, None])[:, 0]
                 found = ranks_of(score_CM, target_C), own_C, *_take_best(score_CM, min(DEPTH, pairs.num_images))
-                chunks.append([part.cpu() for part in found])
+                chunks[i].append([part.cpu() for part in found])
                 bar.update(len(target_C))
-    ranks, scores, images, image_scores = (torch.cat(parts).numpy() for parts in zip(*chunks, strict=True))
+    chunks = dict(ChainMap(*world.gathered(chunks)))
+    in_order = (chunk for i in range(len(blocks)) for chunk in chunks[i])
+    ranks, scores, images, image_scores = (torch.cat(parts).numpy() for parts in zip(*in_order, strict=True))
     columns = {
         "caption_id": pairs.caption_ids[captions],
         "caption": pairs.caption_texts[captions],

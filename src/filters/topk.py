@@ -24,6 +24,7 @@ from src.training.metrics import NonFiniteError
 from src.training.model import load_translator
 from src.training.recipe import AUTO, describe_recipe, one_mlp, recorded_recipe, sized
 from src.training.runs import BEST_MRR, DataRecord, State, folder_name, read_run, recorded_runs
+from src.training.world import ALONE, World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +80,12 @@ def as_ranked(settings: TopKFilter) -> TopKFilter:
 
 
 class TopK:
-    """One filtering: opened and checked here; then `rank`, look at it, and `export`."""
+    """One filtering: opened and checked here; then `rank`, look at it, and `export`. Several processes rank together,
+    and the first exports."""
 
-    def __init__(self, settings: TopKFilter, machine: Machine) -> None:
+    def __init__(self, settings: TopKFilter, machine: Machine, world: World = ALONE) -> None:
         """Raises InputError for what cannot be used, before any work."""
-        self.settings = settings
+        self.settings, self.world = settings, world
         self.machine = machine if settings.folds else replace(machine, precision="float32")
         stem = settings.input_npz.stem + (f"_folds{settings.folds}" if settings.folds else "")
         self.ranks_csv = settings.output_dir / f"{stem}_ranks.csv"
@@ -97,7 +99,8 @@ class TopK:
         if not settings.folds:
             self.weights = settings.weights or best_weights(settings.models_dir, settings.input_npz)
             identity["weights_sha256"] = sha256(require_file(self.weights))
-        self.pairs = open_pairs(settings.input_npz)
+        with world.one_after_the_first():
+            self.pairs = open_pairs(settings.input_npz)
         if settings.folds:
             self.base = replace(one_mlp(sized(AUTO, len(self.pairs))), name="topk_fold")
             self.recipe = replace(self.base, **settings.fold_changes)
@@ -108,7 +111,8 @@ class TopK:
             self.decisions = ReviewDecisions(path, self.pairs, self.fingerprint)
             self.decisions.read()  # one about other pairs ends it here
         made: dict[str, Any] = {"input_npz": str(settings.input_npz)} | identity
-        self.table, self.made = find_ranks(self.ranks_csv, self.pairs, identity) or (pd.DataFrame(), made)
+        found = world.of_first(lambda: find_ranks(self.ranks_csv, self.pairs, identity))
+        self.table, self.made = found or (pd.DataFrame(), made)
 
     def describe(self) -> dict[str, Any]:
         """The opening lines."""
@@ -133,33 +137,35 @@ class TopK:
             "captions, images": f"{len(self.pairs):,}, {self.pairs.num_images:,}",
             "kept": f"ranks up to {given.top_k}",
             "review decisions": decisions,
-            "device": self.machine.device,
+            "device": f"{self.machine.device}{self.world}",
             "ranks": f"{self.ranks_csv}{there}",
         }
 
     def rank(self) -> pd.DataFrame:
         """Rank all captions unless that is done. Returns their table (see src.filters.ranks), which `self.table` holds
-        from now on. Raises InputError."""
+        from now on, in every process. Raises InputError."""
         if not self.table.empty:
             return self.table
-        given, device = self.settings, self.machine.device
-        self.made |= asdict(self.machine.provenance())
+        given, device, world = self.settings, self.machine.device, self.world
+        self.made |= asdict(replace(self.machine.provenance(), processes=world.size))
         if given.folds:
             # A folder of its own for every input, number of folds, recipe and seed.
             name = folder_name(replace(self.recipe, name=f"{self.fingerprint}_folds{given.folds}"), self.base)
             folder = given.models_dir / "topk_folds" / name
             record = DataRecord(train_npz=str(given.input_npz), train_fingerprint=self.fingerprint)
             data = TrainingData.of(self.pairs, device, record)
-            self.table, mrrs = rank_out_of_fold(data, given.folds, self.recipe, folder, self.machine)
+            self.table, mrrs = rank_out_of_fold(data, given.folds, self.recipe, folder, self.machine, world)
             self.made |= {"models": str(folder), "models_mrr": mrrs}
         else:
             translator = load_translator(self.weights, device, of=self.pairs)
             try:
-                self.table = rank_captions(translator, OnDevice(self.pairs, device), np.arange(len(self.pairs)))
+                everything, captions = OnDevice(self.pairs, device), np.arange(len(self.pairs))
+                self.table = rank_captions(translator, everything, captions, world=world)
             except NonFiniteError as error:
                 raise InputError(f"{self.weights}: {error}") from None
             self.made["weights"] = str(self.weights)
-        save_ranks(self.ranks_csv, self.table, self.made)
+        if world.first:
+            save_ranks(self.ranks_csv, self.table, self.made)
         return self.table
 
     def keep(self, *, decided: bool = True) -> np.ndarray:

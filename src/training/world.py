@@ -38,6 +38,11 @@ class World:
         return f", {self.size} processes" if self.size > 1 else ""
 
     @property
+    def share(self) -> str:
+        """As the label of a bar tells of whose work it is."""
+        return f" (share {self.rank + 1} of {self.size})" if self.size > 1 else ""
+
+    @property
     def first(self) -> bool:
         """Whether this is the process that prints, draws and writes."""
         return self.rank == 0

@@ -1,6 +1,7 @@
 """Opening a CLIP: the same model from any file of its weights, no code from a checkpoint, errors that name a way on."""
 
 import argparse
+import logging
 import pickle
 import warnings
 import zipfile
@@ -40,6 +41,15 @@ class Trap:
 
     def __reduce__(self):
         return Path.touch, (self.path,)
+
+
+def test_a_process_that_is_to_log_nothing_logs_nothing_afterwards_either(untrained):
+    logging.disable(logging.CRITICAL)
+    try:
+        load_clip(*map(str, untrained))
+        assert not logging.getLogger(__name__).isEnabledFor(logging.CRITICAL)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def test_a_checkpoint_that_holds_code_is_not_executed(untrained, tmp_path):

@@ -160,6 +160,35 @@ def test_a_progress_file_without_a_single_score_is_begun_anew(untrained, train, 
     np.testing.assert_array_equal(score(untrained, train, tmp_path / "progress").values, scores)
 
 
+def test_progress_of_several_processes_is_merged_and_refused_as_one(untrained, train, scores, tmp_path, monkeypatch):
+    own, encode = tmp_path / "scores.partial.jsonl", open_clip.CLIP.encode_image
+    score(untrained, train, own)
+    identity, *batches = own.read_text().splitlines(keepends=True)
+    assert len(batches) == 14
+    others = [tmp_path / f"scores.partial.{rank}.jsonl" for rank in (1, 12)]
+    own.unlink()
+    others[0].write_text("".join((identity, *batches[1:9:2], '{"batch": 0, "sco')))
+    others[1].write_text("".join((identity, *batches[5:14])))
+    left = {name: tmp_path / name for name in ("scores.partial.1.jsonl.old", "scores.partial.x.jsonl", "other.1.jsonl")}
+    for path in left.values():
+        path.write_text("of something else")
+    foreign = tmp_path / "scores.partial.2.jsonl"
+    foreign.write_text(identity.replace("float32", "bfloat16") + batches[0])
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match=r"scores\.partial\.2\.jsonl: .*another precision\)"):
+        score(untrained, train, own)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    foreign.write_text(identity.replace("float32", "bfloat16"))  # without a score it does not count
+
+    encoded = []
+    monkeypatch.setattr(open_clip.CLIP, "encode_image", lambda self, x: encoded.append(len(x)) or encode(self, x))
+    np.testing.assert_array_equal(score(untrained, train, own).values, scores)
+    np.testing.assert_array_equal(score(untrained, train, own).values, scores)
+    assert encoded == [7, 7, 7], "batches 0, 2 and 4, once"
+    assert set(tmp_path.iterdir()) == {own, *left.values()}
+    assert sorted(own.read_text().splitlines(keepends=True)) == sorted((identity, *batches))
+
+
 # --------------------------------------------------------------------------------------------- unreadable images
 
 
