@@ -38,7 +38,7 @@ from src.common.cli import Parser, add_machine_arguments, positive_int, print_se
 from src.common.endings import run_main
 from src.common.files import InputError, try_outputs
 from src.common.paths import FILTERED_DIR, IMAGES_ROOT, TRAIN_NPZ
-from src.common.processes import rank
+from src.common.processes import local_world_size, rank
 from src.data.keep_lists import KeepList, check_output, save_filtered
 from src.data.pairs import Pairs, fingerprint, open_pairs
 from src.filters.cut import cut_value, drop_lowest
@@ -136,7 +136,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add_machine_arguments(parser)
     parser.add_argument("--image-batch-size", type=positive_int, default=128, help="images encoded at once")
     parser.add_argument("--text-batch-size", type=positive_int, default=512, help="captions encoded at once, at most")
-    cores = os.cpu_count() or 1
+    cores = max(1, (os.cpu_count() or 1) // local_world_size())
     parser.add_argument("--workers", type=int, default=min(8, cores), help="processes that decode images; 0: this one")
     args = parser.parse_args(argv)
     if not 0 <= args.drop_fraction < 1:

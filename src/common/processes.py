@@ -19,6 +19,11 @@ def local_rank() -> int:
     return _of_torchrun("LOCAL_RANK", 0)
 
 
+def local_world_size() -> int:
+    """How many there are on this machine."""
+    return _of_torchrun("LOCAL_WORLD_SIZE", 1)
+
+
 def world_size() -> int:
     """How many there are."""
     return _of_torchrun("WORLD_SIZE", 1)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from src.common.files import InputError
+from src.common.processes import local_world_size
 from src.data.pairs import Pairs
 from src.filters.clip_model import Clip
 from src.filters.pictures import ImageFolder
@@ -84,10 +85,10 @@ def load_batches(batches: ImageBatches, todo: list[int], workers: int) -> Iterat
     """Read batches in so many processes, none for this one; by way of shared memory, or of pipes where there is too
     little: in a container there are 64 MB, and a worker that cannot have more hangs or is killed."""
     workers = min(workers, len(todo))
-    needed, free = BATCHES_A_WORKER * workers * batches.nbytes, _shared_memory()
+    needed, free = BATCHES_A_WORKER * workers * local_world_size() * batches.nbytes, _shared_memory()
     if needed > free:
         print(
-            f"/dev/shm has {free / 1e6:,.0f} of the {needed / 1e6:,.0f} MB that {workers} workers would use: images "
+            f"/dev/shm has {free / 1e6:,.0f} of the {needed / 1e6:,.0f} MB that all workers would use: images "
             "come through pipes, which takes longer (docker run --shm-size 2g gives it more)",
             flush=True,
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from src.common.files import InputError, now
+from src.common.processes import local_rank, world_size
 from src.training.runs import Provenance
 
 PACKAGES = ("torch", "numpy", "pandas", "safetensors", "orjson", "scipy", "optuna", "open_clip_torch")
@@ -61,9 +62,12 @@ def choose_machine(device: str = "auto", precision: str = "auto") -> Machine:
 
 
 def find_device(name: str = "auto") -> torch.device:
-    """Turn `--device` into a torch device. Raises InputError if there is no such device here."""
+    """Turn `--device` into a torch device; of several processes each has a GPU of its own, unless one is named. Raises
+    InputError if there is no such device here."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and world_size() > 1:
+        name = f"cuda:{local_rank()}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # "meta" has no numbers to give

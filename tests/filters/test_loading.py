@@ -37,7 +37,7 @@ def test_workers_read_what_this_process_reads_however_little_memory_is_shared(ba
         assert isinstance(found.pixels, torch.Tensor) == (free > 0)
         for key in ("pixels", "tokens", "image_of_caption"):
             np.testing.assert_array_equal(getattr(found, key), getattr(right, key))
-    told = "/dev/shm has 0 of the 1 MB that 2 workers would use: images come through pipes"
+    told = "/dev/shm has 0 of the 1 MB that all workers would use: images come through pipes"
     assert (told in capsys.readouterr().out) == (free == 0)
 
 

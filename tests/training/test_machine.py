@@ -64,3 +64,13 @@ def test_freed_memory_is_used_again_told_by_the_pages_that_the_system_hands_out(
     given_back, kept = map(int, result.stdout.split())
     assert given_back > 100
     assert kept < given_back / 20
+
+
+def test_of_several_processes_each_has_a_gpu_of_its_own(monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "LOCAL_RANK": "3"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device: torch.ones(1))
+    assert find_device("auto") == find_device("cuda") == torch.device("cuda:3")
+    assert find_device("cuda:1") == torch.device("cuda:1")
+    assert find_device("cpu") == torch.device("cpu")
