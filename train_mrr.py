@@ -18,6 +18,7 @@ from typing import Any
 from src.common.cli import Parser, print_settings
 from src.common.endings import run_main
 from src.common.files import InputError, copy_file, try_outputs
+from src.common.processes import restarts
 from src.flags import add_job_arguments, add_recipe_arguments, data_paths, override
 from src.training.recipe import BASELINE, RECIPE_HELP, describe_recipe, load_recipe, sized
 from src.training.runs import BEST_MRR, CURVES, REFIT, RUN_JSON, SUBMISSION, RunRecord, State, folder_name, state_of
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     recipe = override(base, args)
     run_dir = args.models_dir / (args.run_name or folder_name(recipe, base, paths.tag))
     state = state_of(run_dir, recipe, data.record)
+    args.resume |= state == State.TO_RESUME and restarts() > 0
     if state == State.FINISHED and args.resume:
         raise InputError(f"{run_dir}: is finished; start without --resume to train it anew")
     inputs = (paths.train_npz, paths.keep_list, paths.val_npz, paths.test_npz)

@@ -29,6 +29,11 @@ def world_size() -> int:
     return _of_torchrun("WORLD_SIZE", 1)
 
 
+def restarts() -> int:
+    """How often torchrun has started all of them anew, because one had died."""
+    return _of_torchrun("TORCHELASTIC_RESTART_COUNT", 0)
+
+
 def _of_torchrun(name: str, alone: int) -> int:
     return int(os.environ[name]) if "TORCHELASTIC_RUN_ID" in os.environ else alone
 

@@ -4,7 +4,6 @@ What they share crosses by torch.distributed: gradients and normalisers of a tra
 kind. A process that dies ends the job: torchrun ends the others, and what waits for it longer than TIMEOUT gives up.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -125,8 +124,7 @@ def join_world(device: torch.device) -> World:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun may keep the store when it starts all anew
-    store = dist.PrefixStore(f"attempt {attempt}", store)
+    store = dist.PrefixStore(f"start {processes.restarts()}", store)  # torchrun may keep what was shared before
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     processes.tell_errors_by(lambda: store.add("errors", 1) == 1)
