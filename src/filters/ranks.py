@@ -36,7 +36,7 @@ def rank_captions(translator: Translator, data: OnDevice, captions: np.ndarray, 
     chunks = []
     with tqdm(total=len(captions), desc=label, unit="caption") as bar:
         for block in captions_n.split(CAPTIONS_AT_ONCE):
-            prediction = translate(translator, data.text_NT[block])
+            prediction = translate(translator, data.text(block))
             for score_CM, target_C in score_chunks(prediction, data.image_MV, data.image_of_caption_N[block]):
                 own_C = score_CM.gather(1, target_C[:, None])[:, 0]
                 found = ranks_of(score_CM, target_C), own_C, *_take_best(score_CM, min(DEPTH, pairs.num_images))

@@ -40,7 +40,7 @@ class Trainer:
             self.unit_mV = F.normalize(train.gallery_mV, dim=1).to(machine.dtype)
             self.count_m = torch.bincount(image_of_caption, minlength=len(train.images)).clamp(min=1)
         if recipe.input_noise:
-            self.noise_T = train.text_nT.std(dim=0) * recipe.input_noise
+            self.noise_T = train.of_features(lambda text_nT: text_nT.std(dim=0)) * recipe.input_noise
         torch.manual_seed(recipe.seed)
         text_dim, image_dim = train.of.text_NT.shape[1], train.of.image_MV.shape[1]
         shape = (text_dim, image_dim, recipe.hidden_dim, recipe.dropout, recipe.depth, recipe.norm == "layer")
@@ -77,11 +77,11 @@ class Trainer:
         self.translator.train()
         steps = self.groups.num_batches
         loss_sum = torch.zeros((), device=self.machine.device)
-        for step, (captions_B, images_G, target_B, count_G) in enumerate(self._batches(epoch)):
+        for step, (text_BT, captions_B, images_G, target_B, count_G) in enumerate(self._batches(epoch)):
             progress = epoch - 1 + step / steps + 1 / steps  # in epochs
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.recipe, progress)
-            loss = self._loss(captions_B, images_G, target_B, count_G, progress)
+            loss = self._loss(text_BT, captions_B, images_G, target_B, count_G, progress)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -97,19 +97,29 @@ class Trainer:
         }
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
-        """The epoch's batches as tensors, moved to the device in one go."""
+        """The epoch's batches as tensors, moved to the device in one go, and before each its captions' embeddings."""
         batches = list(self.groups.epoch(self.recipe.seed, epoch))
         columns = []
         for name in ("captions", "images", "target", "counts"):
             parts = [getattr(batch, name) for batch in batches]
             moved = torch.from_numpy(np.concatenate(parts)).to(self.machine.device)
             columns.append(moved.split([len(part) for part in parts]))
-        return zip(*columns, strict=True)
+        padded = (F.pad(captions_B, (0, -len(captions_B) % ROWS_MULTIPLE)) for captions_B in columns[0])
+        texts = self.train.of.texts(self.train.captions[captions_B] for captions_B in padded)
+        return zip(texts, *columns, strict=True)
 
-    def _loss(self, captions_B: Tensor, images_G: Tensor, target_B: Tensor, count_G: Tensor, progress: float) -> Tensor:
-        """captions_B and images_G are indices into the training part, target_B into images_G."""
+    def _loss(
+        self,
+        text_BT: Tensor,
+        captions_B: Tensor,
+        images_G: Tensor,
+        target_B: Tensor,
+        count_G: Tensor,
+        progress: float,
+    ) -> Tensor:
+        """text_BT may have more rows than captions_B, to no effect. captions_B and images_G are indices into the
+        training part, target_B into images_G."""
         recipe, train = self.recipe, self.train
-        text_BT = train.of.text_NT[train.captions[F.pad(captions_B, (0, -len(captions_B) % ROWS_MULTIPLE))]]
         image_GV = train.of.image_MV[train.images[images_G]]
         weight_B = None if train.of.weight_N is None else train.of.weight_N[train.captions[captions_B]]
         if recipe.negatives == "batch":

@@ -117,13 +117,12 @@ def sampled_own_memory() -> Iterator[list[int]]:
         while not done.wait(0.02):
             peak[:] = [max([*peak, int(status.read_text().split("RssAnon:")[1].split()[0]) * 1024])]
 
-    thread = threading.Thread(target=sample)
     if status.exists():
-        thread.start()
-    yield peak
-    done.set()
-    if status.exists():
-        thread.join()
+        threading.Thread(target=sample).start()
+    try:
+        yield peak
+    finally:
+        done.set()
 
 
 def available_memory() -> float:
