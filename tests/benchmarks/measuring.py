@@ -114,15 +114,18 @@ def sampled_own_memory() -> Iterator[list[int]]:
     status, peak, done = Path("/proc/self/status"), [], threading.Event()
 
     def sample() -> None:
-        while not done.wait(0.02):
+        last = False
+        while status.exists() and not last:
+            last = done.wait(0.02)
             peak[:] = [max([*peak, int(status.read_text().split("RssAnon:")[1].split()[0]) * 1024])]
 
-    if status.exists():
-        threading.Thread(target=sample).start()
+    thread = threading.Thread(target=sample)
+    thread.start()
     try:
         yield peak
     finally:
         done.set()
+        thread.join()
 
 
 def available_memory() -> float:
