@@ -208,6 +208,7 @@ def test_all_files_of_a_job_are_opened_and_recorded(pairs, files, tmp_path):
     assert record.train_fingerprint == record.val_fingerprint == fingerprint(files.train_npz)
     assert record.keep_list_fingerprint == fingerprint(paths.keep_list)
     assert record.test_npz == str(files.test_npz)
+    assert describe_data(paths, data)["embeddings"] == "on the device"
     assert open_training_data(replace(files, test_npz=None), CPU).test is None
 
 
