@@ -55,7 +55,7 @@ def fit_ridge(train: Part, landmarks: int = 0, seed: int = 0) -> tuple[RidgeMap,
     translator.evening.copy_(even_out(units(), TEXT_FLOOR))
 
     centred_mV = F.normalize(train.gallery_mV.to(device), dim=1)
-    centred_mV = centred_mV - centred_mV.mean(dim=0)
+    centred_mV -= centred_mV.mean(dim=0)
     evening_VV = even_out(centred_mV.split(ROWS_AT_ONCE), IMAGE_FLOOR)
 
     def weighted() -> Iterator[Tensor]:
