@@ -103,14 +103,15 @@ class NpzReader(zipfile.ZipFile):
                 raise self.error(key, f"has shape {shape}; expected {' or '.join(RANKS[rank] for rank in ranks)}")
         return header
 
-    def array(self, key: str, *, rank: int, kind: str) -> np.ndarray:
-        """A whole member of numbers, contiguous, as the dtype of its kind."""
+    def array(self, key: str, *, rank: int, kind: str, out: np.ndarray | None = None) -> np.ndarray:
+        """A whole member of numbers, contiguous, as the dtype of its kind; `out`, filled, if that is given."""
         shape, fortran_order, _ = self.header(key, rank=rank, kind=kind)
-        array, start = np.empty((shape[::-1] if fortran_order else shape) or (1,), KINDS[kind].dtype), 0
+        array, start = np.empty(shape or (1,), KINDS[kind].dtype) if out is None else out, 0
+        rows = array.T if fortran_order else array
         for block in self.blocks(key, rank=rank, kind=kind):
-            array[start : start + len(block)] = block
+            rows[start : start + len(block)] = block
             start += len(block)
-        return np.ascontiguousarray(array.T) if fortran_order else array
+        return array
 
     def blocks(self, key: str, *, rank: int, kind: str) -> Iterator[np.ndarray]:
         """A member's rows, read-only, as the dtype of their kind, some BLOCK_BYTES at a time; its columns, as rows, if

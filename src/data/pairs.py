@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from src.common.files import InputError, require_file
-from src.data.cache import read_cache, write_cache
-from src.data.npz import BLOCK_BYTES, NpzReader, NpzWriter, create_npz, open_npz
+from src.data.cache import Allocate, read_cache, write_cache
+from src.data.npz import BLOCK_BYTES, KINDS, NpzReader, NpzWriter, create_npz, open_npz
 
 HINT = "run `bash setup.sh` to prepare data/"
 SHORTEST = 1e-12  # length of an embedding that is not all zeros; torch scales shorter ones to less than unit length
@@ -98,18 +98,24 @@ def open_pairs(path: str | Path, *, cache: bool | None = None) -> Pairs:
     """Open a `train.npz` (or a filtered one). Raises InputError that names the file and what is wrong in it.
 
     With `cache`, or without a choice if the file is larger than CACHE_FROM_BYTES, the arrays are kept in
-    `train.npz.cache`, about as large: the next time they are mapped from there, as long as the file is the same.
+    `train.npz.cache`, about as large, and mapped from there, this time and the next, as long as the file is the same.
+    Embeddings go there as they are read: they need not fit into memory, and processes share them.
     """
     path = require_file(path, HINT)
     if cache is None:
         cache = path.stat().st_size > CACHE_FROM_BYTES
+    return Pairs(**(_read_cached(path) if cache else None) or _read_arrays(path, ARRAYS), source=path)
+
+
+def _read_cached(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a file as its cache has them, which is written first unless it is right; None where it cannot be.
+    Raises InputError as `open_pairs`."""
     contents = fingerprint(path)
-    arrays = read_cache(path, contents) if cache else None
-    if arrays is None or arrays.keys() != ARRAYS.keys():
-        arrays = _read_arrays(path, ARRAYS)
-        if cache:
-            write_cache(path, contents, arrays)
-    return Pairs(**arrays, source=path)
+    arrays = read_cache(path, contents, ARRAYS.keys())
+    if arrays is None:
+        write_cache(path, contents, lambda allocate: _read_arrays(path, ARRAYS, allocate))
+        arrays = read_cache(path, contents, ARRAYS.keys())
+    return arrays
 
 
 def open_test_captions(path: str | Path) -> TestCaptions:
@@ -192,12 +198,16 @@ def _label_blocks(pairs: Pairs) -> Iterator[np.ndarray]:
         yield labels
 
 
-def _read_arrays(path: str | Path, fields: Collection[str]) -> dict[str, np.ndarray]:
+def _read_arrays(
+    path: str | Path, fields: Collection[str], allocate: Allocate = lambda _, shape, dtype: np.empty(shape, dtype)
+) -> dict[str, np.ndarray]:
     """Read arrays by field, after holding the headers of all against the metadata, where these are there, and against
-    each other."""
+    each other. Embeddings are read into what `allocate` makes."""
     with open_npz(path, HINT) as archive, ThreadPoolExecutor(4) as pool:
         sizes: dict[str, int] = {}
-        for key, kind, *metadata in (ARRAYS[field] for field in fields):
+        embeddings: dict[str, np.ndarray] = {}
+        for field in fields:
+            key, kind, *metadata = ARRAYS[field]
             # Labels may be one index a caption, too.
             shape = archive.header(key, rank=(1, 2) if kind == "b" else len(metadata), kind=kind).shape
             for name, length in zip(metadata, shape, strict=False):
@@ -208,9 +218,17 @@ def _read_arrays(path: str | Path, fields: Collection[str]) -> dict[str, np.ndar
                 raise archive.error(key, f"has shape {shape}; expected {expected}, by {', '.join(metadata)}")
             if 0 in shape:
                 raise archive.error(key, f"is empty, shape {shape}")
+            if kind == "f":
+                embeddings[field] = allocate(field, shape, KINDS[kind].dtype)
+
+        def read(field: str) -> np.ndarray:
+            key = ARRAYS[field][0]
+            if field in embeddings:
+                return _read_embeddings(archive, key, embeddings[field])
+            return _READERS[field](archive, key)
+
         # What takes long, inflating and checking, leaves Python's lock: the large arrays are read side by side.
-        read = pool.map(lambda field: _READERS[field](archive, ARRAYS[field][0]), fields)
-        arrays = dict(zip(fields, read, strict=True))
+        arrays = dict(zip(fields, pool.map(read, fields), strict=True))
     for field in ("caption_ids", "image_names"):
         values, counts = np.unique(arrays.get(field, []), return_counts=True)
         if (counts > 1).any():
@@ -237,9 +255,9 @@ def _read_texts(archive: NpzReader, key: str) -> np.ndarray:
     return np.array(archive.texts(key, rank=1, errors="replace"), object)
 
 
-def _read_embeddings(archive: NpzReader, key: str) -> np.ndarray:
-    """Read a (rows, width) float32 array and insist that the length of each row can be computed in float32."""
-    embeddings = archive.array(key, rank=2, kind="f")
+def _read_embeddings(archive: NpzReader, key: str, embeddings: np.ndarray) -> np.ndarray:
+    """Fill a (rows, width) float32 array and insist that the length of each row can be computed in float32."""
+    archive.array(key, rank=2, kind="f", out=embeddings)
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.einsum("ij,ij->i", embeddings, embeddings)  # no mask as large as the data
     bad = np.flatnonzero(~np.isfinite(squares) | (squares < SHORTEST**2))
@@ -286,8 +304,6 @@ def _read_labels(archive: NpzReader, key: str) -> np.ndarray:
 _READERS = {
     "caption_ids": _read_ids,
     "caption_texts": _read_texts,
-    "text_embeddings": _read_embeddings,
     "image_of_caption": _read_labels,
     "image_names": read_image_names,
-    "image_embeddings": _read_embeddings,
 }

@@ -16,7 +16,7 @@ from src.common.files import InputError
 from src.data.pairs import Pairs, fingerprint, open_image_names
 from src.data.splits import validation_images
 from src.training.inputs import OnDevice, Part
-from src.training.model import load_translator, translate
+from src.training.model import load_translator
 from src.training.runs import BEST_MRR, RunRecord, State, recorded_runs
 
 SEARCH_JOURNAL = "journal.log"  # a search's folder holds it beside the trials
@@ -59,7 +59,7 @@ class Run:
 
     def predict(self, part: Part) -> Tensor:
         """Predict the captions' images, (n, V) float32 on the part's device. Raises InputError as `load_translator`."""
-        return translate(load_translator(self.folder / BEST_MRR, part.of.device, of=part.of.pairs), part.text_nT)
+        return part.translate(load_translator(self.folder / BEST_MRR, part.of.device, of=part.of.pairs))
 
 
 def finished_runs(folders: Sequence[Path], on: Pairs) -> tuple[list[Run], dict[Path, str]]:

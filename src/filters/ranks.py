@@ -43,7 +43,7 @@ def rank_captions(
     with tqdm(total=sum(len(blocks[i]) for i in own), desc=f"{label}{world.share}", unit="caption") as bar:
         for i in own:
             block, chunks[i] = blocks[i], []
-            prediction = translate(translator, data.text_NT[block])
+            prediction = translate(translator, data.text(block))
             for score_CM, target_C in score_chunks(prediction, data.image_MV, data.image_of_caption_N[block]):
                 own_C = score_CM.gather(1, target_C[:, None])[:, 0]
                 found = ranks_of(score_CM, target_C), own_C, *_take_best(score_CM, min(DEPTH, pairs.num_images))

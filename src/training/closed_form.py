@@ -15,7 +15,7 @@ image have the same target, so what is left out is not a caption but an image wi
 mean residual counts, and its leverage is that of its mean caption. Captions that have weights count by them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 
 import torch
@@ -26,6 +26,7 @@ from src.training.inputs import Part
 from src.training.model import RidgeMap
 
 ROWS_AT_ONCE = 8192
+IMAGES_AT_ONCE = 2**15  # in float64: all of the challenge's
 EVENING_POWER = 0.5
 TEXT_FLOOR, IMAGE_FLOOR = 1e-3, 1e-2  # of the spread of a direction, in parts of the largest
 GAMMA = 1.0  # of the kernel; unit vectors are 2 apart at most
@@ -38,47 +39,53 @@ def fit_ridge(train: Part, landmarks: int = 0, seed: int = 0) -> tuple[RidgeMap,
     Williams & Seeger 2001). Returns it, on the part's device, and the generalised cross-validation of every strength:
     the squared distance of predictions to the targets, of unit length, of images that are left out."""
     device = torch.device("cpu") if train.of.device.type == "mps" else train.of.device  # which has no float64
-    text_NT, target_N = train.text_nT.to(device), train.target_n.to(device)
-    weight_N = torch.ones(len(text_NT)) if train.weight_n is None else train.weight_n
+    text_dim, image_dim = train.of.text_NT.shape[1], train.of.image_MV.shape[1]
+    target_N = train.target_n.to(device)
+    weight_N = torch.ones(len(train)) if train.weight_n is None else train.weight_n
     root_N = weight_N.to(device).sqrt()
-    translator = RidgeMap(text_NT.shape[1], train.gallery_mV.shape[1], min(landmarks, len(text_NT))).to(device)
-    translator.center.copy_(text_NT.mean(dim=0))
-    translator.evening.copy_(torch.eye(text_NT.shape[1]))
+    translator = RidgeMap(text_dim, image_dim, min(landmarks, len(train))).to(device)
+
+    def units() -> Iterator[Tensor]:
+        for text_BT in train.text_blocks(ROWS_AT_ONCE):
+            yield translator.unit_vectors(text_BT.to(device))
+
+    translator.center.copy_(train.of_features(lambda text_nT: text_nT.mean(dim=0)))
+    translator.evening.copy_(torch.eye(text_dim))
     translator.gamma.fill_(GAMMA)
-    translator.evening.copy_(even_out(text_NT, TEXT_FLOOR, translator.unit_vectors))
-    unit_NT = text_NT  # a copy of the captions, overwritten: half a GB at the challenge's size
-    for block_BT in text_NT.split(ROWS_AT_ONCE):
-        block_BT.copy_(translator.unit_vectors(block_BT))
+    translator.evening.copy_(even_out(units(), TEXT_FLOOR))
 
     centred_mV = F.normalize(train.gallery_mV.to(device), dim=1)
-    centred_mV = centred_mV - centred_mV.mean(dim=0)
-    evening_VV = even_out(centred_mV, IMAGE_FLOOR)
-    targets_mV = F.normalize(centred_mV.double() @ evening_VV, dim=1)
+    centred_mV -= centred_mV.mean(dim=0)
+    evening_VV = even_out(centred_mV.split(ROWS_AT_ONCE), IMAGE_FLOOR)
 
     def weighted() -> Iterator[Tensor]:
-        for unit_BT, root_B in zip(unit_NT.split(ROWS_AT_ONCE), root_N.split(ROWS_AT_ONCE), strict=True):
+        for unit_BT, root_B in zip(units(), root_N.split(ROWS_AT_ONCE), strict=True):
             yield translator.features(unit_BT) * root_B[:, None]
 
     if landmarks:
-        drawn_L = torch.randperm(len(text_NT), generator=torch.Generator().manual_seed(seed))[:landmarks]
-        translator.landmarks.copy_(unit_NT[drawn_L.to(device)])
+        drawn_L = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:landmarks]
+        drawn_LT = train.of.text(train.captions[drawn_L.to(train.captions.device)])
+        translator.landmarks.copy_(translator.unit_vectors(drawn_LT.to(device)))
         kernel_FF = _orthonormal(translator.features(translator.landmarks))
         moment_FF = _moment(weighted())
         spread_r, rotation_Fr = torch.linalg.eigh(kernel_FF.T @ moment_FF @ kernel_FF)
         basis_Fr = kernel_FF @ rotation_Fr
     else:
         spread_r, basis_Fr = _spectrum(weighted())
-    sums_mF = unit_NT.new_zeros(len(targets_mV), len(basis_Fr))
+    sums_mF = torch.zeros(len(centred_mV), len(basis_Fr), device=device)
     for block_BF, target_B, root_B in zip(
         weighted(), target_N.split(ROWS_AT_ONCE), root_N.split(ROWS_AT_ONCE), strict=True
     ):
         sums_mF.index_add_(0, target_B, block_BF * root_B[:, None])
-    sums_mr = sums_mF.double() @ basis_Fr
-    products_rV = sums_mr.T @ targets_mV
-    count_m = torch.bincount(target_N, root_N.square(), minlength=len(targets_mV))
+    count_m = torch.bincount(target_N, root_N.square(), minlength=len(centred_mV))
     count = count_m.sum().item()
-    sums_mr /= count_m.clamp(min=1e-6).sqrt()[:, None]
-    means_rr = sums_mr.T @ sums_mr
+    products_rV, means_rr = basis_Fr.new_zeros(len(spread_r), image_dim), basis_Fr.new_zeros(2 * [len(spread_r)])
+    blocks = (each.split(IMAGES_AT_ONCE) for each in (sums_mF, count_m, centred_mV))
+    for sums_BF, count_B, centred_BV in zip(*blocks, strict=True):
+        sums_Br = sums_BF.double() @ basis_Fr
+        products_rV += sums_Br.T @ F.normalize(centred_BV.double() @ evening_VV, dim=1)
+        sums_Br /= count_B.clamp(min=1e-6).sqrt()[:, None]
+        means_rr += sums_Br.T @ sums_Br
 
     gcv, quadratic_rr = {}, means_rr * (products_rV @ products_rV.T)
     for strength in STRENGTHS:
@@ -96,10 +103,10 @@ def best_strength(gcv: Mapping[float, float]) -> float:
     return min(gcv, key=gcv.__getitem__)
 
 
-def even_out(rows_ND: Tensor, floor: float, prepare: Callable[[Tensor], Tensor] = Tensor.clone) -> Tensor:
-    """The matrix (D, D) float64 that takes vectors like these rows, once they are prepared, in whose second moment the
+def even_out(blocks: Iterable[Tensor], floor: float) -> Tensor:
+    """The matrix (D, D) float64 that takes vectors like these rows, which come in blocks and in whose second moment the
     directions have the shares s, to ones in which these are s^0.5; shares are raised by `floor` times the largest."""
-    spread_r, basis_Dr = _spectrum(map(prepare, rows_ND.split(ROWS_AT_ONCE)))
+    spread_r, basis_Dr = _spectrum(iter(blocks))
     shares_r = spread_r.clamp(min=0) / spread_r.max().clamp(min=1e-30) + floor
     power = -EVENING_POWER / 2
     matrix_DD = (basis_Dr * (shares_r**power - floor**power)) @ basis_Dr.T

@@ -1,11 +1,16 @@
 """What a training job reads, uploaded to the device once; splits of it, which are indices.
 
+On a GPU that is too small for the embeddings, the captions' stay in the host's memory or, mapped, in their file.
+
 Shapes: N captions, M images, T text width, V image width; n captions and m images of a part.
 
 A filtered file has lost the hard captions of its validation images too and so flatters its own MRR. So the file that it
 was filtered from, its source, gives the captions that validate: of the same images, all of them.
 """
 
+import math
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +28,7 @@ from src.training.metrics import evaluate
 from src.training.model import Translator, translate
 from src.training.runs import DataRecord
 
+ROWS_AT_ONCE, FEATURES_AT_ONCE = 8192, 128  # of the captions, so that no copy of all is made
 OWN = Path("own")  # in place of a validation file: what a filter left of the validation images' captions
 
 
@@ -54,16 +60,52 @@ def dataset_tag(path: Path) -> str:
     return path.stem if folder in ("", path.stem) else f"{folder}-{path.stem}"
 
 
+def fits(needed: float, free: float) -> bool:
+    """Whether embeddings are to be on a device, by its bytes of free memory: training needs the other half."""
+    return needed <= free / 2
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that tensors may take on a GPU of its own memory. Elsewhere no choice of a place would save any."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+
+
 class OnDevice:
-    """Pairs, and their text_NT, image_MV and image_of_caption_N as tensors on a device; weight_N, by which captions
-    count when they train, or None."""
+    """Pairs, and their image_MV, image_of_caption_N and, by `text`, their captions' embeddings as tensors on a device;
+    weight_N, by which captions count when they train, or None. text_NT lies where it fits."""
 
     def __init__(self, pairs: Pairs, device: torch.device, weights: np.ndarray | None = None) -> None:
         self.pairs, self.device = pairs, device
-        self.text_NT = torch.from_numpy(pairs.text_embeddings).to(device)
-        self.image_MV = torch.from_numpy(pairs.image_embeddings).to(device)
+        embeddings = torch.from_numpy(pairs.text_embeddings), torch.from_numpy(pairs.image_embeddings)
+        self.text_on_host = not fits(sum(each.nbytes for each in embeddings), free_memory(device))
+        self.text_NT = embeddings[0] if self.text_on_host else embeddings[0].to(device)
+        self.image_MV = embeddings[1].to(device)
         self.image_of_caption_N = torch.from_numpy(pairs.image_of_caption).to(device).long()
         self.weight_N = None if weights is None else torch.from_numpy(weights).to(device)
+
+    def __str__(self) -> str:
+        return f"captions' on the host, {self.text_NT.nbytes / 1e9:.2f} GB" if self.text_on_host else "on the device"
+
+    def text(self, captions_B: Tensor, features: slice = slice(None)) -> Tensor:
+        """(B, T) float32 on the device: embeddings of some captions, or some of their features."""
+        if not self.text_on_host:
+            return self.text_NT[:, features][captions_B]
+        return self._on_its_way(self._gathered(captions_B.cpu(), features))
+
+    def texts(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """`text` of one batch after the other. On the host the next is gathered while the device computes."""
+        if not self.text_on_host:
+            return map(self.text, batches)
+        batches = list(batches)
+        on_host = torch.cat(batches).cpu().split([len(each) for each in batches])  # the device is waited for once
+        return map(self._on_its_way, one_ahead(map(self._gathered, on_host)))
+
+    def _gathered(self, captions_B: Tensor, features: slice = slice(None)) -> Tensor:
+        text_BT = self.text_NT[:, features][captions_B]
+        return text_BT.pin_memory() if self.device.type == "cuda" else text_BT
+
+    def _on_its_way(self, text_BT: Tensor) -> Tensor:
+        return text_BT.to(self.device, non_blocking=True)
 
     def part(self, images: np.ndarray, *, turns: bool = False) -> "Part":
         """Some images, by a boolean mask (M,), with all of their captions: in the file's order, or in turns of one an
@@ -90,7 +132,19 @@ class Part:
 
     @property
     def text_nT(self) -> Tensor:
-        return self.of.text_NT[self.captions]
+        """A copy as large as the part: see `text_blocks`."""
+        return self.of.text(self.captions)
+
+    def text_blocks(self, captions_at_once: int = ROWS_AT_ONCE) -> Iterator[Tensor]:
+        """text_nT, some captions at a time."""
+        return map(self.of.text, self.captions.split(captions_at_once))
+
+    def of_features(self, measure: Callable[[Tensor], Tensor]) -> Tensor:
+        """(T,): what `measure` makes of text_nT, (n, some) → (some,), a few features at a time but of all captions: the
+        same digits as from all at once, which sums over parts of the captions would not give."""
+        starts = range(0, self.of.text_NT.shape[1], FEATURES_AT_ONCE)
+        some = (slice(start, start + FEATURES_AT_ONCE) for start in starts)
+        return torch.cat([measure(self.of.text(self.captions, features)) for features in some])
 
     @property
     def gallery_mV(self) -> Tensor:
@@ -106,9 +160,13 @@ class Part:
         """(n,) float32: by how much each caption counts when it trains; None: all the same."""
         return None if self.of.weight_N is None else self.of.weight_N[self.captions]
 
+    def translate(self, translator: Translator) -> Tensor:
+        """(n, V) float32 on the device: the predicted images of all captions."""
+        return torch.cat([translate(translator, text_BT) for text_BT in self.text_blocks()])
+
     def measure(self, translator: Translator) -> dict[str, float]:
         """Both measures, each caption against all images of the part. Raises NonFiniteError."""
-        return evaluate(translate(translator, self.text_nT), self.gallery_mV, self.target_n)
+        return evaluate(self.translate(translator), self.gallery_mV, self.target_n)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +230,15 @@ class TrainingData:
             everything = np.ones(len(others), np.bool_)
             return Split(self.train.part(self.images), self.validation.part(everything, turns=True))
         return Split(train, self.validation.part(np.isin(others, names[validates]), turns=True), own)
+
+
+def one_ahead(items: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The same items, each made in a thread while the one before it is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
 
 
 def open_training_data(paths: DataPaths, device: torch.device) -> TrainingData:

@@ -201,6 +201,7 @@ def describe_data(paths: DataPaths, data: TrainingData) -> dict[str, Any]:
     if data.record.caption_weights:
         settings["captions weigh"] = data.record.caption_weights
     settings["captions, images"] = f"{len(pairs):,}, {pairs.num_images:,}"
+    settings["embeddings"] = str(data.train)
     if validation is not None:
         known = "" if paths.val_npz else ", recorded as the source"
         settings["validation from"] = f"{data.record.val_npz} ({len(validation.pairs):,} captions{known})"

@@ -63,7 +63,9 @@ class Trainer:
             mlp.ridge_share.fill_(recipe.kernel_share)
         self.translator: Translator = mlp.to(machine.device)
         self.members = mlp.members if isinstance(mlp, Committee) else [mlp]
-        noise_T = train.text_nT.std(dim=0) * recipe.input_noise if recipe.input_noise else None
+        noise_T = (
+            train.of_features(lambda text_nT: text_nT.std(dim=0)) * recipe.input_noise if recipe.input_noise else None
+        )
         self.predict: nn.Module = _SideBySide(self.members, noise_T)
         if world.size > 1:
             self.predict = DistributedDataParallel(self.predict, gradient_as_bucket_view=True)
@@ -119,7 +121,7 @@ class Trainer:
 
     def _batches(self, epoch: int) -> Iterator[tuple[int, float, tuple[Tensor, ...]]]:
         """Of each batch of the epoch: how many captions it has; by how much the loss of this process' counts in the
-        mean over processes, which is the batch's; and the indices of `_loss`, moved to the device in one go."""
+        mean over processes, which is the batch's; and what `_loss` needs, indices moved to the device in one go."""
         whole = list(self.groups.epoch(self.recipe.seed, epoch))
         own = [batch.share(self.world.rank, self.world.size) for batch in whole]
         weights = [[self.weight_n[batch.captions].sum() for batch in batches] for batches in (own, whole)]
@@ -129,12 +131,23 @@ class Trainer:
             parts = [getattr(batch, name) for batch in own]
             moved = torch.from_numpy(np.concatenate(parts)).to(self.machine.device)
             columns.append(moved.split([len(part) for part in parts]))
-        return zip([len(batch.captions) for batch in whole], shares, zip(*columns, strict=True), strict=True)
+        padded = (F.pad(captions_B, (0, -len(captions_B) % ROWS_MULTIPLE)) for captions_B in columns[0])
+        texts = self.train.of.texts(self.train.captions[captions_B] for captions_B in padded)
+        sizes = (len(batch.captions) for batch in whole)
+        return zip(sizes, shares, zip(texts, *columns, strict=True), strict=True)
 
-    def _loss(self, progress: float, captions_B: Tensor, images_G: Tensor, target_B: Tensor, count_G: Tensor) -> Tensor:
-        """captions_B and images_G are indices into the training part, target_B into images_G."""
+    def _loss(
+        self,
+        progress: float,
+        text_BT: Tensor,
+        captions_B: Tensor,
+        images_G: Tensor,
+        target_B: Tensor,
+        count_G: Tensor,
+    ) -> Tensor:
+        """text_BT may have more rows than captions_B, to no effect. captions_B and images_G are indices into the
+        training part, target_B into images_G."""
         recipe, train = self.recipe, self.train
-        text_BT = train.of.text_NT[train.captions[F.pad(captions_B, (0, -len(captions_B) % ROWS_MULTIPLE))]]
         image_GV = train.of.image_MV[train.images[images_G]]
         weight_B = None if train.of.weight_N is None else train.of.weight_N[train.captions[captions_B]]
         if recipe.negatives == "batch":

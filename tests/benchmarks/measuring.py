@@ -7,8 +7,10 @@ import platform
 import resource
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +40,12 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of one piece of work, and the peak of the memory that it needed, in bytes; None: not measured."""
+    """Seconds of one piece of work, the peak of the memory that it needed, in bytes, and of the part of it that is no
+    mapped file's; None: not measured."""
 
     seconds: float | None = None
     peak: int | None = None
+    own_peak: int | None = None
 
     def __str__(self) -> str:
         seconds = "" if self.seconds is None else format_seconds(self.seconds)
@@ -101,6 +105,27 @@ def peak_memory() -> int:
     if status.exists():
         return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@contextmanager
+def sampled_own_memory() -> Iterator[list[int]]:
+    """The most memory besides mapped files that this process holds meanwhile, in bytes, sampled every 20 ms; nothing
+    where the system, which is not Linux, does not say."""
+    status, peak, done = Path("/proc/self/status"), [], threading.Event()
+
+    def sample() -> None:
+        last = False
+        while status.exists() and not last:
+            last = done.wait(0.02)
+            peak[:] = [max([*peak, int(status.read_text().split("RssAnon:")[1].split()[0]) * 1024])]
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        thread.join()
 
 
 def available_memory() -> float:

@@ -2,9 +2,11 @@
 matrix is never held; a cache is used only while it tells the truth."""
 
 import io
+import json
 import mmap
 import os
 import pickle
+import resource
 import tracemalloc
 import zipfile
 from dataclasses import fields, replace
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from src.common.files import InputError
 from src.data.cache import cache_path
@@ -646,14 +649,82 @@ def is_mapped(pairs):
     return isinstance(base, mmap.mmap)
 
 
-def test_a_cache_gives_the_same_pairs_without_reading_the_file(arrays, write):
-    path = write(arrays)
-    for mapped in (False, True, True):
+def assert_cached_anew(path, arrays):
+    """The cache counts as none and is put right; it is what already the process reads that has written it."""
+    cached = [cache_path(path).read_bytes() if cache_path(path).is_file() else b""]
+    for _ in range(3):
         pairs = open_pairs(path, cache=True)
         assert_holds(pairs, arrays)
         assert pairs.source == path
-        assert is_mapped(pairs) == mapped
+        assert is_mapped(pairs)
+        cached.append(cache_path(path).read_bytes())
+    assert cached[0] != cached[1] == cached[2] == cached[3]
+
+
+def test_the_pairs_are_those_of_the_cache_from_the_first_time(arrays, write):
+    path = write(arrays)
+    assert_cached_anew(path, arrays)
     assert {file.name for file in path.parent.iterdir()} == {"train.npz", "train.npz.cache"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays: {},
+        lambda arrays: {key: np.asfortranarray(arrays[key]) for key in arrays},
+        lambda arrays: {"captions/embeddings": arrays["captions/embeddings"].astype(">f8")},
+        lambda arrays: {"images/embeddings": np.arange(M * V).reshape(M, V)},
+        lambda arrays: {"captions/label": LABEL},
+    ],
+    ids=["as it is", "Fortran order", "float64", "integers", "indices"],
+)
+def test_the_cache_holds_what_the_file_does(arrays, write, change):
+    path = write(arrays | change(arrays))
+    read, kept = open_pairs(path, cache=False), open_pairs(path, cache=True)
+    assert is_mapped(kept)
+    assert_same(kept, read)
+    file = load_file(cache_path(path))  # by the library whose format it is
+    for field in fields(read):
+        expected = getattr(read, field.name)
+        if field.name != "source":
+            found = file[field.name]
+            if expected.dtype == object:
+                found = np.array(json.loads(found.tobytes()), object)
+            assert (found.dtype, found.tolist()) == (expected.dtype, expected.tolist())
+
+
+def test_embeddings_that_go_to_the_cache_are_never_held(tmp_path):
+    pairs = many_pairs(5_000, 100, width=2_000)
+    path = tmp_path / "train.npz"
+    save_pairs(pairs, path)
+    assert traced_peak(lambda: open_pairs(path, cache=False)) > pairs.text_embeddings.nbytes
+    assert traced_peak(lambda: open_pairs(path, cache=True)) < pairs.text_embeddings.nbytes / 4
+    assert_same(open_pairs(path), pairs)
+
+
+@pytest.mark.parametrize("at", [-30, -2000, 700])
+def test_what_is_damaged_leaves_no_cache(arrays, write, at):
+    path = write(arrays)
+    content = bytearray(path.read_bytes())
+    content[at : at + 20] = bytes(20)
+    path.write_bytes(content)
+    messages = []
+    for cache in (False, True):
+        with pytest.raises(InputError) as error:
+            open_pairs(path, cache=cache)
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_wrong_numbers_leave_no_cache(arrays, write):
+    arrays["captions/embeddings"][3, 2] = np.nan
+    path = write(arrays)
+    with pytest.raises(
+        InputError, match="captions/embeddings has NaN or infinite numbers in 1 rows, the first is row 3"
+    ):
+        open_pairs(path, cache=True)
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_only_large_files_get_a_cache_unasked(arrays, write, monkeypatch):
@@ -677,14 +748,6 @@ def test_changing_opened_pairs_changes_no_file(arrays, write):
         pairs.image_of_caption[:] = 0
 
 
-def assert_read_then_mapped(path, arrays):
-    """The cache counts as none and is put right."""
-    for mapped in (False, True):
-        pairs = open_pairs(path, cache=True)
-        assert_holds(pairs, arrays)
-        assert is_mapped(pairs) == mapped
-
-
 def test_a_cache_of_other_contents_is_not_used(arrays, write):
     path = write(arrays)
     open_pairs(path, cache=True)
@@ -693,7 +756,7 @@ def test_a_cache_of_other_contents_is_not_used(arrays, write):
     write(arrays)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_size == before.st_size
-    assert_read_then_mapped(path, arrays)
+    assert_cached_anew(path, arrays)
 
 
 def test_a_cache_survives_what_leaves_the_contents_alone(arrays, write):
@@ -744,14 +807,14 @@ def test_a_damaged_cache_counts_as_none(arrays, write, damage):
     whole = cache_path(path).read_bytes()
     cache_path(path).write_bytes(damage(whole))
     assert cache_path(path).read_bytes() != whole
-    assert_read_then_mapped(path, arrays)
+    assert_cached_anew(path, arrays)
 
 
 def test_a_cache_of_another_version_counts_as_none(arrays, write, monkeypatch):
     path = write(arrays)
     open_pairs(path, cache=True)
     monkeypatch.setattr("src.data.cache.CACHE_VERSION", -1)
-    assert_read_then_mapped(path, arrays)
+    assert_cached_anew(path, arrays)
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(28, "No space left on device")])
@@ -765,6 +828,25 @@ def test_where_a_cache_cannot_be_written_there_is_none(arrays, write, monkeypatc
     for _ in range(2):
         assert_holds(open_pairs(path, cache=True), arrays)
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("room", [0, 4096, 4096 + 4 * N * T, 4096 + 4 * (N * T + M * V) + 8])
+def test_where_there_is_too_little_room_for_a_cache_there_is_none(arrays, write, room):
+    """The first array, the second and what follows do not fit: found before a map is written to, which would kill."""
+    path, limits = write(arrays), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        pairs = open_pairs(path, cache=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not is_mapped(pairs)
+    assert_holds(pairs, arrays)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_where_room_cannot_be_reserved_it_is_written(arrays, write, monkeypatch):
+    monkeypatch.delattr("os.posix_fallocate")  # as on macOS
+    assert_cached_anew(write(arrays), arrays)
 
 
 def test_a_folder_in_the_place_of_the_cache_is_left_alone(arrays, write):

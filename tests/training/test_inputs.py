@@ -1,5 +1,6 @@
 """What a job reads: splits are indices over data uploaded once, and mean what copies of the data would."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,22 @@ from src.common.files import InputError
 from src.data.keep_lists import KeepList, save_filtered, save_keep_list
 from src.data.pairs import TestCaptions, fingerprint, open_pairs, open_test_captions, save_pairs, save_test_captions
 from src.data.splits import validation_images
-from src.training.inputs import OWN, DataPaths, OnDevice, TrainingData, dataset_tag, open_training_data
+from src.training.inputs import (
+    OWN,
+    DataPaths,
+    OnDevice,
+    TrainingData,
+    dataset_tag,
+    fits,
+    free_memory,
+    one_ahead,
+    open_training_data,
+)
 from src.training.job import describe_data
 from src.training.runs import DataRecord
+from src.training.trainer import Trainer
 from tests.conftest import select_images
-from tests.training.conftest import CPU, tiny_pairs
+from tests.training.conftest import CPU, MACHINE, TINY, tiny_pairs
 
 
 @pytest.fixture
@@ -51,6 +63,74 @@ def test_on_the_cpu_nothing_is_copied(pairs):
     data = OnDevice(pairs, CPU)
     assert np.shares_memory(data.text_NT.numpy(), pairs.text_embeddings)
     assert np.shares_memory(data.image_MV.numpy(), pairs.image_embeddings)
+
+
+@pytest.fixture
+def on_host(pairs, monkeypatch):
+    """The pairs' data for a device that has no room for their embeddings."""
+    with monkeypatch.context() as patch:
+        patch.setattr("src.training.inputs.free_memory", lambda device: 0)
+        return OnDevice(pairs, CPU)
+
+
+@pytest.mark.parametrize(("needed", "free", "fit"), [(8, 16, True), (9, 16, False), (8, math.inf, True), (8, 0, False)])
+def test_embeddings_take_at_most_half_of_what_is_free(needed, free, fit):
+    assert fits(needed, free) is fit
+
+
+def test_where_all_memory_is_one_nothing_stays_behind():
+    assert {free_memory(torch.device(name)) for name in ("cpu", "mps")} == {math.inf}
+
+
+def test_captions_on_the_host_are_the_same_rows(pairs, on_host):
+    device = OnDevice(pairs, CPU)
+    assert (str(device), str(on_host)) == ("on the device", "captions' on the host, 0.00 GB")
+    some, more = torch.tensor([7, 0, 239, 7]), torch.tensor([3])
+    for data in (device, on_host):
+        assert torch.equal(data.text(some), torch.from_numpy(pairs.text_embeddings[[7, 0, 239, 7]]))
+        assert torch.equal(data.text(some, slice(2, 5)), data.text(some)[:, 2:5])
+        batches = list(data.texts(iter([some, more, some])))
+        assert list(map(torch.equal, batches, map(data.text, (some, more, some)))) == 3 * [True]
+        assert len(batches) == 3
+
+
+def test_training_and_measuring_are_the_same_from_the_host(pairs, on_host):
+    recipe, images = replace(TINY, input_noise=0.1, copies=2, kernel_share=0.3), np.ones(60, bool)
+    rows = []
+    for data in (OnDevice(pairs, CPU), on_host):
+        trainer = Trainer(recipe, data.part(images), MACHINE)
+        history = [trainer.train_epoch(epoch, lambda: None)["train_loss"] for epoch in (1, 2)]
+        rows.append((history, trainer.train.measure(trainer.translator)))
+    assert rows[0] == rows[1]
+
+
+def test_one_ahead_is_made_while_one_is_in_use():
+    made = []
+
+    def make():
+        for number in range(5):
+            made.append(number)
+            yield torch.tensor(number)
+
+    for number, item in enumerate(one_ahead(make())):
+        assert item == number
+        assert number + 1 <= len(made) <= number + 2
+    assert made == [0, 1, 2, 3, 4]
+
+
+def test_what_fails_ahead_fails_here(on_host):
+    with pytest.raises(IndexError):
+        list(on_host.texts([torch.tensor([0]), torch.tensor([240])]))
+
+
+@pytest.mark.parametrize("width", [5, 128, 300])
+@pytest.mark.parametrize("measure", [lambda text: text.mean(dim=0), lambda text: text.std(dim=0)])
+def test_features_are_measured_to_the_last_digit_without_a_copy_of_all(width, measure):
+    text = 3 + np.random.default_rng(0).standard_normal((1200, width), np.float32)
+    many = replace(tiny_pairs(1, 300), text_embeddings=text)
+    part = OnDevice(many, CPU).part(np.arange(300) % 3 > 0)
+    assert torch.equal(part.of_features(measure), measure(part.text_nT))
+    assert torch.equal(torch.cat(list(part.text_blocks(100))), part.text_nT)
 
 
 def test_a_split_trains_and_validates_on_different_images_of_one_upload(pairs):
@@ -128,6 +208,7 @@ def test_all_files_of_a_job_are_opened_and_recorded(pairs, files, tmp_path):
     assert record.train_fingerprint == record.val_fingerprint == fingerprint(files.train_npz)
     assert record.keep_list_fingerprint == fingerprint(paths.keep_list)
     assert record.test_npz == str(files.test_npz)
+    assert describe_data(paths, data)["embeddings"] == "on the device"
     assert open_training_data(replace(files, test_npz=None), CPU).test is None
 
 
