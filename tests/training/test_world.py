@@ -30,6 +30,7 @@ def history(tmp_path_factory):
     return several_processes.begin_or_resume(tmp_path_factory.mktemp("alone"), World())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", several_processes.TRAININGS)
 @pytest.mark.parametrize("size", [2, 3])
 def test_losses_gradients_and_weights_are_those_of_one_process(name, size, results):
@@ -39,6 +40,7 @@ def test_losses_gradients_and_weights_are_those_of_one_process(name, size, resul
     torch.testing.assert_close(ours["weights"], alone["weights"], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_resumed_by_another_number_of_processes(results, history):
     resumed = results[2]["history"]
     assert len(resumed) == len(history) == 4
@@ -48,6 +50,7 @@ def test_a_checkpoint_is_resumed_by_another_number_of_processes(results, history
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 def test_what_processes_tell_each_other(size, results):
     ours = results[size]
@@ -57,6 +60,7 @@ def test_what_processes_tell_each_other(size, results):
     assert sorted(chain(*ours["dealt"])) == list(range(7))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 def test_each_draws_its_own_noise_but_all_the_same_negatives(size, results):
     own, common = zip(*results[size]["draws"], strict=True)
