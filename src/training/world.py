@@ -30,7 +30,7 @@ class World:
 
     rank: int = 0
     size: int = 1
-    store: dist.Store | None = None
+    store: "dist.Store | None" = None  # which a torch without torch.distributed does not have
 
     def __str__(self) -> str:
         """As the opening lines of a script tell it, after the device."""
