@@ -53,18 +53,19 @@ def run_torchrun():
     return lambda processes, *command, **how: _run(*TORCHRUN, processes, *_in_repo(command), **how)
 
 
-def kill_one_of(processes: int, rank: int, when: Callable[[], bool], *command) -> None:
-    """Start such a script in several processes, kill one as soon as `when()` says so, and wait until all are gone."""
-    words = map(str, (*TORCHRUN, processes, *_in_repo(command)))
-    environment, nothing = os.environ | {"OMP_NUM_THREADS": "1"}, subprocess.DEVNULL
-    with subprocess.Popen([sys.executable, *words], cwd=REPO, env=environment, stdout=nothing, stderr=nothing) as job:
+def kill_one_of(processes: int, rank: int, when: Callable[[], bool], *command, cwd=REPO, restarts: int = 0) -> None:
+    """Start such a script in several processes, kill one as soon as `when()` says so, and wait until all are gone, or
+    have ended well where torchrun may start them again."""
+    words = map(str, (*TORCHRUN, processes, f"--max-restarts={restarts}", *_in_repo(command)))
+    environment, nothing = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}, subprocess.DEVNULL
+    with subprocess.Popen([sys.executable, *words], cwd=cwd, env=environment, stdout=nothing, stderr=nothing) as job:
         while not when():
             assert job.poll() is None, "it ended before one was killed"
             time.sleep(0.001)
         children = " ".join(path.read_text() for path in Path(f"/proc/{job.pid}/task").glob("*/children")).split()
         environments = {int(pid): Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in children}
         os.kill(next(pid for pid, its in environments.items() if b"RANK=%d" % rank in its), signal.SIGKILL)
-    assert job.returncode == 1, "it ended before one was killed"
+    assert job.returncode == (0 if restarts else 1)
 
 
 def _in_repo(command: tuple) -> tuple:

@@ -1,11 +1,7 @@
 """The scripts as torchrun starts them: what one process makes, by several; killed ones; errors."""
 
-import os
 import re
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +9,7 @@ import pytest
 
 from src.common.files import sha256
 from src.training.runs import BEST_MRR, SUBMISSION, read_run
-from tests.conftest import REPO, assert_input_error
+from tests.conftest import assert_input_error, kill_one_of
 
 TINY = "--hidden-dim", 32, "--epochs", 3, "--batch-size", 100, "--dropout", 0, "--precision", "float32"
 SEEDS = 1, 2, 3
@@ -60,41 +56,26 @@ def test_members_are_shared_out_and_those_of_a_killed_process_taken_up(folder, r
     assert models_of(folder, "models") == models_of(folder, "alone")
     assert several.stdout.splitlines()[-1] == alone.stdout.splitlines()[-1]  # the mean over all seeds
 
-    slower = [*script, "--epochs", 60, "--patience", 0]
-    flags = "--nproc-per-node=2", "--max-restarts=1"
-    torchrun = start_torchrun(*flags, *slower, "--models-dir", "killed", cwd=folder)
-    os.kill(worker_with_a_checkpoint(torchrun, folder / "killed"), signal.SIGKILL)
-    assert torchrun.wait(120) == 0
+    slower, killed = [*script, "--epochs", 60, "--patience", 0, "--models-dir", "killed"], folder / "killed"
+    kill_one_of(2, 1, lambda: any(killed.glob("*/last.pt")), *slower, cwd=folder, restarts=1)
     for seed in SEEDS:
-        record = read_run(folder / "killed" / f"ensemble_raw_seed{seed}")
+        record = read_run(killed / f"ensemble_raw_seed{seed}")
         assert (record.status, record.results.epochs) == ("finished", 60)
 
 
 @pytest.mark.slow
 def test_a_training_one_of_whose_processes_is_killed_goes_on_where_it_was(folder, run_script):
     script = "train_mrr.py", *TINY, "--epochs", 200, "--patience", 0, "--run-name", "run", "--submission", "none"
-    torchrun = start_torchrun("--nproc-per-node=2", "--max-restarts=1", *script, cwd=folder)
-    os.kill(worker_with_a_checkpoint(torchrun, folder / "models"), signal.SIGKILL)
-    begun = read_run(folder / "models/run")
-    assert torchrun.wait(120) == 0
-    record = read_run(folder / "models/run")
+    run, begun = folder / "models/run", []
+
+    def is_under_way() -> bool:
+        begun[:] = [read_run(run)] if (run / "last.pt").exists() else []
+        return bool(begun)
+
+    kill_one_of(2, 0, is_under_way, *script, cwd=folder, restarts=1)
+    record = read_run(run)
     assert record.results.epochs == 200
-    assert record.provenance.started == begun.provenance.started
-
-
-def start_torchrun(*command, cwd: Path) -> subprocess.Popen:
-    words = [str(REPO / word) if str(word).endswith(".py") else str(word) for word in command]
-    environment = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words]
-    return subprocess.Popen(line, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def worker_with_a_checkpoint(torchrun: subprocess.Popen, models: Path) -> int:
-    """The last of torchrun's processes, once a run has a checkpoint."""
-    while not list(models.glob("*/last.pt")):
-        assert torchrun.poll() is None
-        time.sleep(0.05)
-    return int(Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()[-1])
+    assert record.provenance.started == begun[0].provenance.started
 
 
 @pytest.mark.slow
