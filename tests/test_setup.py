@@ -18,7 +18,8 @@ FAKE = """#!/usr/bin/env bash
 echo "$*" >> "$LOG"
 case "$1 $2" in
 "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
-"-m pip") exit "${PIP_STATUS:-0}" ;;
+"- torch") echo "torch==2.7.1+cu126" ;;
+"-m pip") while [[ $1 != -c ]]; do shift; done; cp "$2" "$LOG.constraints"; exit "${PIP_STATUS:-0}" ;;
 "-c "*) exit "${VERSION_STATUS:-0}" ;;
 esac
 """
@@ -44,6 +45,7 @@ def setup(clone, tmp_path):
     def start(*arguments, **env):
         log.write_text("")
         environment = os.environ | {"PYTHON": str(python), "LOG": str(log)} | env
+        environment["PATH"] = f"{tmp_path / 'bin'}:/usr/bin:/bin"
         for name in ("VENV", "CONSTRAINTS", "KAGGLE_COMPETITION"):
             if name not in env:
                 environment.pop(name, None)
@@ -110,6 +112,50 @@ def test_an_installation_that_failed_is_tried_again(setup):
     assert not [call for call in calls if "src.sample.prepare" in call]
     assert len(setup()[1]) == 4
     assert len(setup()[1]) == 1
+
+
+def test_on_a_system_that_has_torch_nothing_is_made_and_torch_stays(setup, clone, tmp_path):
+    for _ in range(2):  # pip itself says that there is nothing to do
+        result, calls = setup("--system", "--scale", "2")
+        assert result.returncode == 0, result.stderr
+        assert [call.split()[0] for call in calls] == ["-c", "-", "-m", "-P"]
+        assert f"-r {clone}/requirements.txt -c " in calls[2]
+        assert calls[3] == f"-P -m src.sample.prepare --data-dir {clone}/data --scale 2"
+        assert (tmp_path / "log.txt.constraints").read_text() == "torch==2.7.1+cu126\n"
+    assert {path.name for path in clone.iterdir()} == {"setup.sh", "requirements.txt", "constraints.txt"}
+    assert not Path(calls[2].split()[-1]).exists(), "what it was told to keep"
+
+
+def test_without_cuda_the_wheels_are_those_for_cpu_and_with_it_again_others(setup):
+    result, calls = setup("--cpu")
+    assert "(about 1 GB)" in result.stdout
+    assert "--extra-index-url https://download.pytorch.org/whl/cpu" in calls[2]
+    assert len(setup("--cpu")[1]) == 1
+    result, calls = setup()
+    assert "some 6 GB" in result.stdout
+    assert "whl/cpu" not in calls[1]
+    both, calls = setup("--system", "--cpu")
+    assert (both.returncode, calls, both.stderr.count("\n")) == (2, [], 1)
+
+
+UV = """#!/usr/bin/env bash
+# uv venv … DIR, which has a python; uv pip install … -c FILE.
+echo "uv $*" >> "$LOG"
+[[ $1 != venv ]] || (mkdir -p "${!#}/bin" && cp "$PYTHON" "${!#}/bin/python" && cp "$PYTHON" "${!#}/bin/pip")
+"""
+
+
+def test_uv_installs_where_there_is_one(setup, clone, tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/uv").write_text(UV)
+    (tmp_path / "bin/uv").chmod(0o755)
+    result, calls = setup("--cpu")
+    assert result.returncode == 0, result.stderr
+    assert calls[1] == f"uv venv --quiet --seed --python {tmp_path}/python3 {clone}/.venv"
+    assert calls[2].startswith(f"uv pip install --quiet --python {clone}/.venv/bin/python --torch-backend=cpu -r ")
+    assert len(calls) == 4
+    system = setup("--system")[1]
+    assert system[2].startswith(f"uv pip install --quiet --python {tmp_path}/python3 -r {clone}/requirements.txt -c ")
 
 
 def test_its_arguments_go_to_the_data(setup):
