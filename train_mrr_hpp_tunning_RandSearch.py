@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
     if not world.first:
         return
     # Of the data and the machine.
-    same = ("train_npz", "keep_list", "soft", "val_npz", "test_npz", "device", "precision")
+    same = ("train_npz", "keep_list", "soft", "val_npz", "test_npz", "cache_dir", "device", "precision")
     given = {flag_of(name): getattr(args, name) for name in same if getattr(args, name) != parser.get_default(name)}
     values = {flag: "" if value is True else f" {shlex.quote(str(value))}" for flag, value in given.items()}
     retrain = "".join(f" {flag}{value}" for flag, value in values.items())

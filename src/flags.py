@@ -37,6 +37,11 @@ def add_job_arguments(
         "that --train-npz was filtered from, or itself; own: those that the filter left)",
     )
     parser.add_argument("--test-npz", type=Path, default=TEST_NPZ, help="captions to predict for the submission")
+    parser.add_argument(
+        "--cache-dir",
+        type=Path,
+        help="folder of large files as they are mapped into memory (default: $T2I_CACHE_DIR, else beside them)",
+    )
     parser.add_argument("--models-dir", type=Path, default=models_dir, help="each run gets a folder here")
     add_machine_arguments(parser)
 
@@ -50,6 +55,7 @@ def data_paths(args: argparse.Namespace, *, with_test: bool = True) -> "DataPath
         soft=args.soft,
         val_npz=args.val_npz,
         test_npz=args.test_npz if with_test else None,
+        cache_dir=args.cache_dir,
     )
 
 

@@ -1,9 +1,11 @@
 """Arrays kept beside the file that they were read from, so that opening it again is a memory map.
 
-`train.npz` gets `train.npz.cache`, a safetensors file that is safe to delete. A cache of other contents, of another
-version or a damaged one counts as none; a folder that cannot be written to gets none.
+`train.npz` gets `train.npz.cache`, a safetensors file that is safe to delete; where there is a folder for caches, as
+for data that lie where nothing can be written, it goes there. A cache of other contents, of another version or a
+damaged one counts as none; a folder that cannot be written to gets none.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -26,20 +28,29 @@ DATA_FROM = 4096  # bytes: the header before them is known last, and filled up w
 Allocate = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]
 
 
-def cache_path(source: Path) -> Path:
-    return source.with_name(source.name + ".cache")
+FOLDER = "T2I_CACHE_DIR"  # the environment variable that names a folder for caches
 
 
-def read_cache(source: Path, contents: str, names: Set[str]) -> dict[str, np.ndarray] | None:
-    """The arrays of these names that were kept of `source` when `contents` was its fingerprint, or None. Numbers are
-    mapped copy-on-write: read when used, shared between processes, and a change stays in this process."""
+def cache_path(source: Path, folder: Path | None = None) -> Path:
+    """Where what is kept of a file lies: in the folder for caches if one is given or the environment names one."""
+    if folder is None and os.environ.get(FOLDER):
+        folder = Path(os.environ[FOLDER])
+    if folder is None:
+        return source.with_name(source.name + ".cache")
+    of_source = hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:12]
+    return folder.expanduser() / f"{source.name}-{of_source}.cache"
+
+
+def read_cache(cache: Path, contents: str, names: Set[str]) -> dict[str, np.ndarray] | None:
+    """The arrays of these names that were kept in `cache` when `contents` was the file's fingerprint, or None. Numbers
+    are mapped copy-on-write: read when used, shared between processes, and a change stays in this process."""
     arrays = {}
     try:
-        with safe_open(cache_path(source), framework="numpy") as checked:  # that header and length of the file agree
+        with safe_open(cache, framework="numpy") as checked:  # that header and length of the file agree
             if checked.metadata() != _metadata(contents):
                 return None
         # The arrays that safe_open itself gives to NumPy are copies.
-        with cache_path(source).open("rb") as file:
+        with cache.open("rb") as file:
             header_bytes = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(header_bytes))
             data = np.memmap(file, mode="c", offset=8 + header_bytes).view(np.ndarray)
@@ -54,13 +65,13 @@ def read_cache(source: Path, contents: str, names: Set[str]) -> dict[str, np.nda
     return arrays
 
 
-def write_cache(source: Path, contents: str, read: Callable[[Allocate], Mapping[str, np.ndarray]]) -> None:
-    """Keep what `read` returns in place of what was kept of `source` before: arrays of int64, int32, float32 or, as
+def write_cache(cache: Path, contents: str, read: Callable[[Allocate], Mapping[str, np.ndarray]]) -> None:
+    """Keep what `read` returns in place of what was there before: arrays of int64, int32, float32 or, as
     objects, str (a JSON list). Those that it has allocated are the file itself, so that they need not fit into memory.
     Do nothing where that is impossible."""
     header: dict[str, dict] = {"__metadata__": _metadata(contents)}
 
-    with suppress(OSError), atomic_path(cache_path(source)) as temporary, temporary.open("r+b") as file:
+    with suppress(OSError), atomic_path(cache) as temporary, temporary.open("r+b") as file:
 
         def allocate(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
             start, size = file.seek(0, os.SEEK_END), math.prod(shape) * dtype.itemsize

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from src.common.files import InputError, require_file
-from src.data.cache import Allocate, read_cache, write_cache
+from src.data.cache import Allocate, cache_path, read_cache, write_cache
 from src.data.npz import BLOCK_BYTES, KINDS, NpzReader, NpzWriter, create_npz, open_npz
 
 HINT = "run `bash setup.sh` to prepare data/"
@@ -94,27 +94,30 @@ class Source:
             return False
 
 
-def open_pairs(path: str | Path, *, cache: bool | None = None) -> Pairs:
+def open_pairs(path: str | Path, *, cache: bool | None = None, cache_dir: Path | None = None) -> Pairs:
     """Open a `train.npz` (or a filtered one). Raises InputError that names the file and what is wrong in it.
 
     With `cache`, or without a choice if the file is larger than CACHE_FROM_BYTES, the arrays are kept in
-    `train.npz.cache`, about as large, and mapped from there, this time and the next, as long as the file is the same.
-    Embeddings go there as they are read: they need not fit into memory, and processes share them.
+    `train.npz.cache`, or in `cache_dir`, about as large, and mapped from there, this time and the next, as long as the
+    file is the same. Embeddings go there as they are read: they need not fit into memory, and processes share them.
     """
     path = require_file(path, HINT)
     if cache is None:
         cache = path.stat().st_size > CACHE_FROM_BYTES
-    return Pairs(**(_read_cached(path) if cache else None) or _read_arrays(path, ARRAYS), source=path)
+    return Pairs(
+        **(_read_cached(path, cache_path(path, cache_dir)) if cache else None) or _read_arrays(path, ARRAYS),
+        source=path,
+    )
 
 
-def _read_cached(path: Path) -> dict[str, np.ndarray] | None:
+def _read_cached(path: Path, cache: Path) -> dict[str, np.ndarray] | None:
     """The arrays of a file as its cache has them, which is written first unless it is right; None where it cannot be.
     Raises InputError as `open_pairs`."""
     contents = fingerprint(path)
-    arrays = read_cache(path, contents, ARRAYS.keys())
+    arrays = read_cache(cache, contents, ARRAYS.keys())
     if arrays is None:
-        write_cache(path, contents, lambda allocate: _read_arrays(path, ARRAYS, allocate))
-        arrays = read_cache(path, contents, ARRAYS.keys())
+        write_cache(cache, contents, lambda allocate: _read_arrays(path, ARRAYS, allocate))
+        arrays = read_cache(cache, contents, ARRAYS.keys())
     return arrays
 
 

@@ -36,13 +36,14 @@ OWN = Path("own")  # in place of a validation file: what a filter left of the va
 class DataPaths:
     """The files of a job: captions that train, which of them (None: all; `soft`: all, with weights), captions that
     validate (None: the unfiltered ones; OWN: those that a filter left), captions to predict (None: none). Raises
-    InputError for `soft` without a keep-list."""
+    InputError for `soft` without a keep-list. `cache_dir` is the folder for caches (None: see src.data.cache)."""
 
     train_npz: Path = TRAIN_NPZ
     keep_list: Path | None = None
     soft: bool = False
     val_npz: Path | None = None
     test_npz: Path | None = TEST_NPZ
+    cache_dir: Path | None = None
 
     def __post_init__(self) -> None:
         if self.soft and not self.keep_list:
@@ -243,7 +244,7 @@ def one_ahead(items: Iterator[Tensor]) -> Iterator[Tensor]:
 
 def open_training_data(paths: DataPaths, device: torch.device) -> TrainingData:
     """Open and check all files of a job before anything is trained. Raises InputError."""
-    pairs = whole = open_pairs(paths.train_npz)
+    pairs = whole = open_pairs(paths.train_npz, cache_dir=paths.cache_dir)
     record = {"train_npz": str(paths.train_npz), "train_fingerprint": fingerprint(paths.train_npz)}
     weights = None
     if paths.keep_list:
@@ -259,7 +260,7 @@ def open_training_data(paths: DataPaths, device: torch.device) -> TrainingData:
         val_fingerprint = fingerprint(val_npz)
         same_file = val_fingerprint == record["train_fingerprint"]
         if pairs is not whole or not same_file:
-            validation = whole if same_file else open_pairs(val_npz)
+            validation = whole if same_file else open_pairs(val_npz, cache_dir=paths.cache_dir)
             record |= {"val_npz": str(val_npz), "val_fingerprint": val_fingerprint}
             _check_width(pairs.text_embeddings, validation.text_embeddings, val_npz, "caption")
             _check_width(pairs.image_embeddings, validation.image_embeddings, val_npz, "image")

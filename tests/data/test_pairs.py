@@ -748,6 +748,19 @@ def test_changing_opened_pairs_changes_no_file(arrays, write):
         pairs.image_of_caption[:] = 0
 
 
+def test_caches_have_a_folder_of_their_own_where_one_is_named(arrays, write, tmp_path, monkeypatch):
+    path, another = write(arrays), tmp_path / "another/train.npz"
+    another.parent.mkdir()
+    another.write_bytes(path.read_bytes())
+    monkeypatch.setenv("T2I_CACHE_DIR", str(tmp_path / "by environment"))
+    for file in (path, another):
+        assert is_mapped(open_pairs(file, cache=True))
+    assert is_mapped(open_pairs(path, cache=True, cache_dir=tmp_path / "by flag"))
+    assert len(list((tmp_path / "by environment").iterdir())) == 2, "files of one name are not taken for each other"
+    assert len(list((tmp_path / "by flag").iterdir())) == 1
+    assert not path.with_name("train.npz.cache").exists()
+
+
 def test_a_cache_of_other_contents_is_not_used(arrays, write):
     path = write(arrays)
     open_pairs(path, cache=True)

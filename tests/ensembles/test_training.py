@@ -136,7 +136,7 @@ def test_a_renamed_script_trains_its_seeds(project, capsys):
 
 def test_the_data_are_opened_once(project, monkeypatch):
     opened = []
-    monkeypatch.setattr(src.training.inputs, "open_pairs", lambda path: opened.append(path) or open_pairs(path))
+    monkeypatch.setattr(src.training.inputs, "open_pairs", lambda path, **how: opened.append(path) or open_pairs(path))
     train(raw, "--seeds", 1, 2)
     assert len(opened) == 1
 
