@@ -10,7 +10,7 @@
 Captions and images are those that validated the run: it never saw them in training. Beside its weights this writes
 retrieval.png, a sheet with a row a caption: its text, the images that it finds, the right one framed or, if it is none
 of them, at the end with its rank. With --report it writes retrieval_errors.png, how ranks go with the length and the
-words of captions and which images are found too often, and retrieval_examples.png, likely wrong pairs among them.
+words of captions and which images are found too often, and retrieval_examples.png, with likely wrong pairs.
 """
 
 from pathlib import Path
@@ -134,11 +134,13 @@ def show(
 def analyse(retriever: "Retriever", top_k: int, images_root: Path, panels: Path, examples: Path) -> None:
     """Print and draw where the translator errs. Raises InputError."""
     from src.retrieval.errors import ErrorAnalysis
-    from src.retrieval.pages import write_examples, write_panels
+    from src.retrieval.pages import EXAMPLES, write_examples, write_panels
+    from src.retrieval.sheet import check_room
 
     pairs, captions = retriever.pairs, retriever.captions[retriever.own_N[retriever.captions] >= 0]
     if not len(captions):
         raise InputError("--report: no caption has a rank, as the gallery lacks the images of all")
+    check_room(3 * EXAMPLES, top_k)
     analysis = ErrorAnalysis(pairs.caption_texts[captions], retriever.retrieve(captions, top_k), retriever.names_G)
     about = f"{len(captions):,} captions, {len(retriever.names_G):,} images; {retriever.seen}"
     write_panels(panels, analysis, f"{retriever.weights}\n{about}")

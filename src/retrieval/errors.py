@@ -1,5 +1,5 @@
 """Where a translator errs: which captions it fails, by their length and their words; which images it puts first too
-often; which pairs are likely wrong.
+often; which pairs are likely wrong ones.
 
 Shapes: n captions with a right image, G images of the gallery, k that are looked at.
 """
@@ -41,9 +41,9 @@ class ErrorAnalysis:
         return self.retrieved.rank_n > self.top_k
 
     @cached_property
-    def likely_wrong(self) -> np.ndarray:
-        """(n,) bool: captions whose own image is in the worse half of the gallery. One that was drawn at random would
-        do as well, so either the pair is wrong or the translator understands nothing of it."""
+    def suspect(self) -> np.ndarray:
+        """(n,) bool: captions whose own image is in the worse half of the gallery, as a random one would be as often.
+        Likely wrong pairs, or captions that the translator does not understand."""
         return self.retrieved.rank_n > (len(self.names) + 1) / 2
 
     @cached_property
@@ -116,8 +116,8 @@ class ErrorAnalysis:
         by_length = ", ".join(f"{row.mrr:.3f} ({row.words})" for row in lengths.itertuples())
         hubs = [hub for hub in self.hubs(3) if self.wrongly_first[hub]]
         firsts = [f"{self.names[hub]} for {self.wrongly_first[hub]}" for hub in hubs]
-        wrong = self.retrieved.worst_first[: self.likely_wrong.sum()]
-        ids = " ".join(str(caption_ids[query]) for query in wrong[:6])
+        suspects = self.retrieved.worst_first[: self.suspect.sum()]
+        ids = " ".join(str(caption_ids[query]) for query in suspects[:6])
         return {
             "ranks": f"MRR {measures['mrr']:.4f}, {recalls}, median {measures['median_rank']:g} of {len(self.names):,}",
             "missed": f"{self.missed.sum():,} of {len(self.texts):,}, the own image not among the first {self.top_k}",
@@ -127,8 +127,8 @@ class ErrorAnalysis:
             "wrongly first": ", ".join(firsts) or "no image",
             f"{self.top_k}-occurrence": f"skewness {self.hubness:+.2f}, most {self.occurrence.max()}, mean "
             f"{self.occurrence.mean():.1f}; {(self.occurrence == 0).sum():,} images are never among the first",
-            "likely wrong pairs": f"{len(wrong):,}, the own image in the worse half"
-            + (f": --caption {ids}{' …' * (len(wrong) > 6)}" if len(wrong) else ""),
+            "suspect pairs": f"{len(suspects):,}, the own image in the worse half"
+            + (f": --caption {ids}{' …' * (len(suspects) > 6)}" if len(suspects) else ""),
         }
 
     def hubs(self, count: int) -> np.ndarray:
@@ -148,10 +148,8 @@ def words_of(text: str) -> list[str]:
 def log_odds(missed: np.ndarray, found: np.ndarray) -> pd.DataFrame:
     """Which words go with missed captions (texts) rather than with found ones: a row a word, in how many captions of
     either it is, and z, highest first: the log-odds ratio with an informative Dirichlet prior in units of its standard
-    deviation (Monroe, Colaresi & Quinn 2008, "Fightin' Words"). Beyond ±2 it is hardly chance, for a
-    word that was chosen before; of many words some are.
-
-    The prior is the words' frequency in all these captions. A word counts once a caption.
+    deviation (Monroe, Colaresi & Quinn 2008, "Fightin' Words"). The prior is the words' frequency in all these
+    captions; a word counts once a caption. Of many words, some are beyond ±2 by chance.
     """
     missed_counts, found_counts = (
         Counter(word for text in texts for word in set(words_of(text))) for texts in (missed, found)
@@ -160,8 +158,8 @@ def log_odds(missed: np.ndarray, found: np.ndarray) -> pd.DataFrame:
     counts = np.array([[each[word] for word in words] for each in (missed_counts, found_counts)], float)  # (2, words)
     prior = PRIOR * counts.sum(axis=0) / max(counts.sum(), 1)
     raised = counts + prior
-    odds = raised / (raised.sum(axis=1, keepdims=True) - raised)
     with np.errstate(divide="ignore", invalid="ignore"):  # of captions with one word in all
+        odds = raised / (raised.sum(axis=1, keepdims=True) - raised)
         z = np.nan_to_num((np.log(odds[0]) - np.log(odds[1])) / np.sqrt((1 / raised).sum(axis=0)))
     table = pd.DataFrame({"word": words, "missed": counts[0].astype(int), "found": counts[1].astype(int), "z": z})
     return table.sort_values(["z", "word"], ascending=[False, True], ignore_index=True)

@@ -13,7 +13,7 @@ from src.retrieval.errors import ErrorAnalysis
 from src.retrieval.retriever import Retriever
 from src.retrieval.sheet import SheetRow, Thumbnail, abbreviated, caption_rows, write_sheet
 
-FOUND, MISSED, WRONG = "tab:blue", "tab:orange", "tab:red"
+FOUND, MISSED, SUSPECT = "tab:blue", "tab:orange", "tab:red"
 WORDS, HUBS = 10, 12  # in their panels: words of missed captions and as many of found ones; images
 EXAMPLES = 5  # of each kind
 
@@ -46,11 +46,11 @@ def _draw_ranks(axes: Axes, analysis: ErrorAnalysis) -> None:
 
 
 def _draw_scores(axes: Axes, analysis: ErrorAnalysis) -> None:
-    best, own, likely = analysis.retrieved.best_score_nk[:, 0], analysis.retrieved.score_n, analysis.likely_wrong
+    best, own, suspect = analysis.retrieved.best_score_nk[:, 0], analysis.retrieved.score_n, analysis.suspect
     for chosen, color, name in (
-        (~analysis.missed & ~likely, FOUND, f"among the first {analysis.top_k}"),
-        (analysis.missed & ~likely, MISSED, "missed"),
-        (likely, WRONG, "likely wrong: in the worse half"),
+        (~analysis.missed & ~suspect, FOUND, f"among the first {analysis.top_k}"),
+        (analysis.missed & ~suspect, MISSED, "missed"),
+        (suspect, SUSPECT, "suspect: in the worse half"),
     ):
         axes.scatter(best[chosen], own[chosen], s=8, alpha=0.6, color=color, label=f"{name}: {chosen.sum():,}")
     ends = best.min(), best.max()
@@ -109,19 +109,20 @@ def _draw_occurrence(axes: Axes, analysis: ErrorAnalysis) -> None:
 def write_examples(
     path: Path, retriever: Retriever, captions: np.ndarray, analysis: ErrorAnalysis, images_root: Path
 ) -> None:
-    """Write a PNG: likely wrong pairs, other misses, and hubs with the images whose captions they attract. `captions`
+    """Write a PNG: suspect pairs, other misses, and hubs with the images whose captions they attract. `captions`
     (n,) are those of the analysis."""
-    retrieved, wrong, missed = analysis.retrieved, analysis.likely_wrong, analysis.missed
+    retrieved, suspect, missed = analysis.retrieved, analysis.suspect, analysis.missed
     order, sections = retrieved.worst_first, {}
     for heading, of_them in (
-        ("likely wrong pairs: the own image is in the worse half", wrong),
-        (f"other captions whose image is not among the first {analysis.top_k}", missed & ~wrong),
+        ("suspect pairs, wrong or not understood: the own image is in the worse half", suspect),
+        (f"other captions whose image is not among the first {analysis.top_k}", missed & ~suspect),
     ):
         sections[heading] = caption_rows(retriever, captions, retrieved, order[of_them[order]][:EXAMPLES])
     sections["images that are first for captions not their own: these captions, with their own images"] = [
         _hub_row(retriever, captions, analysis, hub) for hub in analysis.hubs(EXAMPLES) if analysis.wrongly_first[hub]
     ]
-    write_sheet(path, {heading: rows for heading, rows in sections.items() if rows}, images_root)
+    sections = {heading: rows for heading, rows in sections.items() if rows}
+    write_sheet(path, sections or {"every caption finds its own image first": []}, images_root)
 
 
 def _hub_row(retriever: Retriever, captions: np.ndarray, analysis: ErrorAnalysis, hub: int) -> SheetRow:
@@ -130,7 +131,7 @@ def _hub_row(retriever: Retriever, captions: np.ndarray, analysis: ErrorAnalysis
     attracted = np.flatnonzero((retrieved.best_nk[:, 0] == hub) & (retrieved.own_n != hub))
     attracted = attracted[np.argsort(-retrieved.best_score_nk[attracted, 0], kind="stable")]
     _, first = np.unique(retrieved.own_n[attracted], return_index=True)
-    attracted = attracted[np.sort(first)][: analysis.top_k]
+    attracted = attracted[np.sort(first)][:EXAMPLES]
     ids, texts = (each[captions[attracted]] for each in (retriever.pairs.caption_ids, retriever.pairs.caption_texts))
     told = [f"{caption_id}: {text}" for caption_id, text in zip(ids, texts, strict=True)]
     others = [

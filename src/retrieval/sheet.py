@@ -67,7 +67,7 @@ def caption_rows(
 def table_lines(row: SheetRow) -> Iterator[str]:
     """The row as lines that fit a terminal: its text, then place, score, name and whether it is the right image."""
     for text in row.texts:
-        yield from textwrap.wrap(_printable(text), COLUMNS, max_lines=2, placeholder=" …", subsequent_indent="  ")
+        yield from textwrap.wrap(printable(text), COLUMNS, max_lines=2, placeholder=" …", subsequent_indent="  ")
     for each in row.thumbnails:
         place, _, score = each.title.rpartition(": ")
         mark = "  <- the right image" if each.right else ""
@@ -78,13 +78,14 @@ def check_room(rows: int, top_k: int) -> None:
     """Raises InputError if so many rows of pictures are too many for a sheet."""
     if top_k > ACROSS or rows * (top_k + 1) > PICTURES:
         room = f"a sheet has room for {ACROSS} pictures in a row and {PICTURES:,} in all"
-        raise InputError(f"{rows} captions or texts with --top-k {top_k}: {room}")
+        raise InputError(f"{rows} rows with --top-k {top_k}: {room}")
 
 
 def write_sheet(path: Path, sections: Mapping[str, Sequence[SheetRow]], images_root: Path) -> None:
     """Write a PNG of rows under headings; an image that cannot be read leaves its place empty, its name stands."""
     images, rows = ImageFolder(images_root), [row for section in sections.values() for row in section]
-    across, row_height = max(len(row.thumbnails) for row in rows), TITLE + PICTURE + NAME + GAP
+    across = max((len(row.thumbnails) for row in rows), default=1)
+    row_height = TITLE + PICTURE + NAME + 2 * GAP
     width = GAP + TEXT + across * (PICTURE + GAP)
     height = len(sections) * HEADING + len(rows) * row_height + GAP
     figure, top = Figure(figsize=(width, height)), 0.0
@@ -99,7 +100,7 @@ def write_sheet(path: Path, sections: Mapping[str, Sequence[SheetRow]], images_r
         top += HEADING
         for row in section:
             lines = TEXT_LINES // len(row.texts)
-            paragraphs = (textwrap.fill(_printable(text), 36, max_lines=lines, placeholder=" …") for text in row.texts)
+            paragraphs = (textwrap.fill(printable(text), 36, max_lines=lines, placeholder=" …") for text in row.texts)
             write("\n".join(paragraphs), GAP, top + TITLE + PICTURE / 2, 8)
             for place, each in enumerate(row.thumbnails):
                 left = GAP + TEXT + place * (PICTURE + GAP)
@@ -120,12 +121,12 @@ def write_sheet(path: Path, sections: Mapping[str, Sequence[SheetRow]], images_r
         figure.savefig(temporary, dpi=DPI)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Without what would steer a terminal or what no font has: a caption is anyone's."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def abbreviated(name: str, width: int) -> str:
     """A file's name with both of its ends, in so many characters at most."""
-    name = _printable(name)
+    name = printable(name)
     return name if len(name) <= width else f"{name[: width - 11]}…{name[-10:]}"
