@@ -20,6 +20,7 @@ from src.common.cli import Parser, add_device_argument, positive_int, print_sett
 from src.common.endings import run_main
 from src.common.files import InputError, require_file, try_outputs
 from src.common.paths import IMAGES_ROOT, MODELS_DIR, TRAIN_NPZ
+from src.retrieval.text_encoder import TEXT_ENCODER
 from src.training.runs import best_weights
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     shown.add_argument("--random", type=positive_int, metavar="N", help="so many captions, others each time")
     shown.add_argument("--worst", type=positive_int, metavar="N", help="the captions whose image ranks worst")
     shown.add_argument("--text", nargs="+", metavar="TEXT", help="any text, encoded by --encoder")
-    encoder = "of sentence-transformers: its name or folder (default: sentence-transformers/all-roberta-large-v1)"
+    encoder = f"of the library sentence-transformers: its name or folder (default: {TEXT_ENCODER})"
     shown.add_argument("--encoder", metavar="NAME", help=encoder)
     shown.add_argument("--report", action="store_true", help="an error analysis of all captions instead")
     parser.add_argument("--top-k", type=positive_int, default=5, help="images for each; a miss is what ranks below")
@@ -61,7 +62,6 @@ def main(argv: list[str] | None = None) -> None:
     from src.data.pairs import fingerprint, open_pairs
     from src.retrieval.choice import Choice
     from src.retrieval.retriever import open_retriever
-    from src.retrieval.text_encoder import TEXT_ENCODER
     from src.training.machine import find_device
 
     device = find_device(args.device)

@@ -15,6 +15,7 @@ import torch
 from scipy.stats import skew, spearmanr
 
 from src.retrieval.retriever import Retrieved
+from src.retrieval.sheet import abbreviated
 from src.training.metrics import summarize_ranks
 
 WORD = re.compile(r"\w+(?:['’]\w+)*")
@@ -115,7 +116,7 @@ class ErrorAnalysis:
         recalls = ", ".join(f"R@{k} {measures[f'recall_at_{k}']:.3f}" for k in (1, 5, 10))
         by_length = ", ".join(f"{row.mrr:.3f} ({row.words})" for row in lengths.itertuples())
         hubs = [hub for hub in self.hubs(3) if self.wrongly_first[hub]]
-        firsts = [f"{self.names[hub]} for {self.wrongly_first[hub]}" for hub in hubs]
+        firsts = [f"{abbreviated(self.names[hub], 28)} for {self.wrongly_first[hub]}" for hub in hubs]
         suspects = self.retrieved.worst_first[: self.suspect.sum()]
         ids = " ".join(str(caption_ids[query]) for query in suspects[:6])
         return {

@@ -40,6 +40,7 @@ def _draw_ranks(axes: Axes, analysis: ErrorAnalysis) -> None:
     axes.plot(k, np.searchsorted(ranks, k, side="right") / len(ranks), color=FOUND, label="the translator")
     axes.plot(k, k / images, color="gray", ls="--", label="chance")
     axes.set(xscale="log", ylim=(0, 1.02), xlabel="k", ylabel="captions whose image is among the first k")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_title(f"recall; MRR {analysis.measures['mrr']:.3f}")
     axes.grid(alpha=0.3)
     axes.legend()
