@@ -127,7 +127,7 @@ class ErrorAnalysis:
             "words of found": self._told(self.words[self.words.z < 0][::-1][:3]),
             "wrongly first": ", ".join(firsts) or "no image",
             f"{self.top_k}-occurrence": f"skewness {self.hubness:+.2f}, most {self.occurrence.max()}, mean "
-            f"{self.occurrence.mean():.1f}; {(self.occurrence == 0).sum():,} images are never among the first",
+            f"{self.occurrence.mean():.1f}; {(self.occurrence == 0).sum():,} of {len(self.names):,} images never",
             "suspect pairs": f"{len(suspects):,}, the own image in the worse half"
             + (f": --caption {ids}{' …' * (len(suspects) > 6)}" if len(suspects) else ""),
         }

@@ -15,7 +15,7 @@ from src.common.files import InputError, atomic_path
 from src.filters.pictures import BARE, ImageFolder
 from src.retrieval.retriever import Retrieved, Retriever
 
-TEXT, PICTURE, TITLE, NAME, GAP = 2.7, 1.5, 0.2, 0.15, 0.12  # widths and heights, inches
+TEXT, PICTURE, TITLE, NAME, GAP = 2.7, 1.5, 0.25, 0.15, 0.12  # widths and heights, inches
 HEADING, TEXT_LINES = 0.5, 11  # inches; lines of text that fit beside a picture
 DPI = 100
 PICTURES, ACROSS = 1000, 100  # at most, in all and in a row: larger files are slow to draw and to open
