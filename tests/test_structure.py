@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "filters": {"common", "data", "training"},
     "ensembles": {"common", "data", "training"},
     "search": {"common", "data", "training"},
+    "retrieval": {"common", "data", "training", "filters", "ensembles"},
 }
 HEAVY = {"torch", "pandas", "matplotlib", "scipy", "optuna", "open_clip"}  # a second or more together
 

@@ -132,6 +132,13 @@ def open_image_names(path: str | Path) -> np.ndarray:
         return read_image_names(archive)
 
 
+def open_gallery(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """The names of a file's images, (M,) object array of str, and their embeddings, (M, V) float32, and nothing else of
+    it. Raises InputError."""
+    arrays = _read_arrays(path, ("image_names", "image_embeddings"))
+    return arrays["image_names"], arrays["image_embeddings"]
+
+
 def open_text_embeddings(path: str | Path) -> np.ndarray:
     """The embeddings of a file's captions, (N, T) float32, and nothing else of it. Raises InputError."""
     return _read_arrays(path, ("text_embeddings",))["text_embeddings"]

@@ -46,7 +46,7 @@ def rank_captions(
             prediction = translate(translator, data.text(block))
             for score_CM, target_C in score_chunks(prediction, data.image_MV, data.image_of_caption_N[block]):
                 own_C = score_CM.gather(1, target_C[:, None])[:, 0]
-                found = ranks_of(score_CM, target_C), own_C, *_take_best(score_CM, min(DEPTH, pairs.num_images))
+                found = ranks_of(score_CM, target_C), own_C, *take_best(score_CM, min(DEPTH, pairs.num_images))
                 chunks[i].append([part.cpu() for part in found])
                 bar.update(len(target_C))
     chunks = dict(ChainMap(*world.gathered(chunks)))
@@ -64,7 +64,7 @@ def rank_captions(
     return pd.DataFrame(columns, index=captions)
 
 
-def _take_best(score_CM: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+def take_best(score_CM: Tensor, depth: int) -> tuple[Tensor, Tensor]:
     """The `depth` highest of each row and their columns, highest first, of equal ones the first. Overwrites them."""
     columns, scores = [], []
     for _ in range(depth):

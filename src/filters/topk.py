@@ -1,6 +1,5 @@
 """The top-k filter, as src/topk_filter_pairs.py tells it; what that command and visualize_split_top_50.ipynb share."""
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from glob import escape
@@ -23,7 +22,7 @@ from src.training.machine import Machine
 from src.training.metrics import NonFiniteError
 from src.training.model import load_translator
 from src.training.recipe import AUTO, describe_recipe, one_mlp, recorded_recipe, sized
-from src.training.runs import BEST_MRR, DataRecord, State, folder_name, read_run, recorded_runs
+from src.training.runs import DataRecord, best_weights, folder_name, read_run
 from src.training.world import ALONE, World
 
 
@@ -44,26 +43,6 @@ class TopKFilter:
     fold_changes: Mapping[str, Any] = field(default_factory=dict)
     decisions_csv: Path | None = None
     honour_decisions: bool = True
-
-
-def best_weights(models_dir: Path, input_npz: Path) -> Path:
-    """The weights of the finished run on all pairs of `input_npz` whose validation MRR is the highest. Raises
-    InputError if there is none."""
-    pairs, mrrs = fingerprint(input_npz), {}
-    for folder, record in recorded_runs(models_dir):
-        weights, data = folder / BEST_MRR, record.data
-        of_these = data.train_fingerprint == pairs and not data.keep_list_fingerprint
-        if record.status == State.FINISHED and record.results and of_these and weights.is_file():
-            mrrs[weights] = record.results.mrr
-    if not mrrs:
-        train = ["python", "train_mrr.py"]
-        train += ["--train-npz", str(input_npz)] if input_npz != TRAIN_NPZ else []
-        train += ["--models-dir", str(models_dir)] if models_dir != MODELS_DIR else []
-        raise InputError(
-            f"{models_dir}: holds no finished run on the pairs of {input_npz}; train one with `{shlex.join(train)}`, "
-            "name weights with --weights, or rank with --folds 5"
-        )
-    return max(mrrs, key=lambda weights: mrrs[weights])
 
 
 def as_ranked(settings: TopKFilter) -> TopKFilter:
@@ -97,7 +76,8 @@ class TopK:
         self.fingerprint = fingerprint(settings.input_npz)
         identity: dict[str, Any] = {"input_fingerprint": self.fingerprint}
         if not settings.folds:
-            self.weights = settings.weights or best_weights(settings.models_dir, settings.input_npz)
+            others = "name weights with --weights, or rank with --folds 5"
+            self.weights = settings.weights or best_weights(settings.models_dir, settings.input_npz, others)
             identity["weights_sha256"] = sha256(require_file(self.weights))
         with world.one_after_the_first():
             self.pairs = open_pairs(settings.input_npz)

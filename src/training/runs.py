@@ -11,6 +11,7 @@ submission.csv            the test captions' predictions
 
 import hashlib
 import math
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
@@ -19,6 +20,8 @@ from types import UnionType
 from typing import Any, get_args, get_origin
 
 from src.common.files import InputError, read_json, sha256, write_json
+from src.common.paths import MODELS_DIR, TRAIN_NPZ
+from src.data.pairs import fingerprint
 from src.training.recipe import Recipe, difference, recorded_recipe
 
 RUN_JSON = "run.json"
@@ -214,6 +217,26 @@ def recorded_runs(models_dir: Path) -> Iterator[tuple[Path, RunRecord]]:
     for path in sorted(models_dir.rglob(RUN_JSON)):
         if record := read_run(path.parent):
             yield path.parent, record
+
+
+def best_weights(models_dir: Path, train_npz: Path, others: str = "or name weights with --weights") -> Path:
+    """The weights of the finished run on all pairs of `train_npz` whose validation MRR is the highest. Raises
+    InputError, with what `others` can be done, if there is none."""
+    pairs, mrrs = fingerprint(train_npz), {}
+    for folder, record in recorded_runs(models_dir):
+        weights, data = folder / BEST_MRR, record.data
+        of_these = data.train_fingerprint == pairs and not data.keep_list_fingerprint
+        if record.status == State.FINISHED and record.results and of_these and weights.is_file():
+            mrrs[weights] = record.results.mrr
+    if not mrrs:
+        train = ["python", "train_mrr.py"]
+        train += ["--train-npz", str(train_npz)] if train_npz != TRAIN_NPZ else []
+        train += ["--models-dir", str(models_dir)] if models_dir != MODELS_DIR else []
+        raise InputError(
+            f"{models_dir}: holds no finished run on the pairs of {train_npz}; train one with `{shlex.join(train)}`, "
+            f"{others}"
+        )
+    return max(mrrs, key=lambda weights: mrrs[weights])
 
 
 def runs_by_submission(models_dir: Path) -> dict[str, tuple[Path, RunRecord]]:

@@ -14,10 +14,10 @@ from src.common.files import InputError
 from src.data.keep_lists import apply_keep_list, open_keep_list
 from src.data.pairs import fingerprint, open_pairs, save_pairs
 from src.filters.decisions import ReviewDecisions
-from src.filters.topk import TopK, TopKFilter, as_ranked, best_weights
+from src.filters.topk import TopK, TopKFilter, as_ranked
 from src.training.model import load_translator, save_translator
 from src.training.recipe import AUTO, BASELINE, one_mlp, sized
-from src.training.runs import BEST_MRR, DataRecord, Results, RunRecord, State, write_run
+from src.training.runs import BEST_MRR, DataRecord, Results, RunRecord, State, best_weights, write_run
 from tests.filters.conftest import MACHINE, make_pairs
 
 FIELDS = ("caption_ids", "caption_texts", "text_embeddings", "image_of_caption", "image_names", "image_embeddings")
