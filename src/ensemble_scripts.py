@@ -28,8 +28,7 @@ def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -
     if args.train_npz == CLIP_NPZ:
         require_file(CLIP_NPZ, "make it with `python -m src.clip_filter_pairs`")
 
-    from tqdm import tqdm
-
+    from src.common.progress import Progress
     from src.ensembles.training import carry_out, plan, tabulate
     from src.training.inputs import open_training_data
     from src.training.job import describe_data
@@ -59,7 +58,7 @@ def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -
         outputs = [task.run_dir / RUN_JSON for task in tasks]
         try_outputs(outputs, (paths.train_npz, paths.keep_list, paths.val_npz, paths.test_npz))
         carried_out = {}
-        with tqdm(total=len(tasks), desc="members", unit="member", position=0) as bar:
+        with Progress(total=len(tasks), desc="members", unit="member", position=0) as bar:
             for turn in world.dealt(len(tasks)):
                 bar.update(turn - bar.n)
                 carried_out[turn] = carry_out(tasks[turn], data, machine)

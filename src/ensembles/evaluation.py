@@ -16,9 +16,9 @@ import torch
 from scipy.stats import bootstrap
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from src.common.files import InputError
+from src.common.progress import Progress
 from src.ensembles.expansion import expand_queries
 from src.ensembles.held_out import Run
 from src.training.inputs import Part
@@ -124,7 +124,7 @@ def measure_runs(
     # No measure depends on a prediction's length, so that sums do for means.
     labels = "mean", "MRR-weighted mean", "normalised mean"
     totals = {label: torch.zeros(len(part), part.of.image_MV.shape[1], device=part.of.device) for label in labels}
-    for run, unseen_n in zip(tqdm(runs, desc="predicting", unit="run"), unseen_Rn, strict=True):
+    for run, unseen_n in zip(Progress(runs, desc="predicting", unit="run"), unseen_Rn, strict=True):
         prediction = run.predict(replace(part, captions=part.captions[unseen_n]))
         singles.append(Measured.of(prediction, unseen_n, part, label=f"{prefix}{run.folder}", count="1"))
         totals["mean"][unseen_n] += prediction

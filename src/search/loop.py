@@ -9,9 +9,9 @@ from typing import Any
 
 import optuna
 import torch
-from tqdm import tqdm
 
 from src.common.files import InputError, copy_file
+from src.common.progress import Progress
 from src.search.report import draw_plots, top_table
 from src.search.store import SearchStore, TrialRow, ranked
 from src.training.checkpoint import EpochRow
@@ -57,14 +57,14 @@ def search(
 
 
 def _run_trials(store: SearchStore, trials: int, data: TrainingData, machine: Machine) -> None:
-    with tqdm(total=trials, initial=len(store.rows()), desc="trials", unit="trial", position=0) as progress:
+    with Progress(total=trials, initial=len(store.rows()), desc="trials", unit="trial", position=0) as progress:
         while True:
             trial, rows = store.claim(trials), store.rows()
             progress.n = sum(row["trial"] <= trials for row in rows)
             progress.set_postfix_str(_best_of(rows))
             if trial is not None:
                 row = run_trial(store, trial, trials, data, machine)
-                tqdm.write("; ".join(filter(None, (_line(row, trials), _best_of(store.rows())))))
+                Progress.write("; ".join(filter(None, (_line(row, trials), _best_of(store.rows())))))
                 sys.stdout.flush()
             elif progress.n < trials:
                 progress.set_postfix_str(f"waiting for the {trials - progress.n} trials of other processes")
