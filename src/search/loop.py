@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 import torch
 
+from src.common.cli import print_table
 from src.common.files import InputError, copy_file
 from src.common.progress import Progress
 from src.search.report import draw_plots, top_table
@@ -47,7 +48,7 @@ def search(
         ranking = ranked(rows)
         if not ranking:
             raise InputError(f"none of {len(rows)} trials finished; the first: {rows[0]['reason']}")
-        print(top_table(rows, store.space).to_string(index=False))
+        print_table(top_table(rows, store.space), key="trial")
         draw_plots(rows, store.space, store.folder)
         if submission:
             best = store.run_dir(ranking[0]["trial"])

@@ -214,6 +214,11 @@ class TrainingData:
         record = replace(record or DataRecord(), train_captions=len(pairs), train_images=pairs.num_images)
         return cls(train=OnDevice(pairs, device, weights), images=np.ones(pairs.num_images, np.bool_), record=record)
 
+    @property
+    def unfiltered(self) -> Path:
+        """The file whose captions validate."""
+        return Path(self.record.val_npz or self.record.train_npz)
+
     def without(self, images: np.ndarray, part: str) -> "TrainingData":
         """The same data without some images, (M,) bool. They are no longer the whole file: their fingerprint names the
         `part`, so that nobody takes a run on it for one on the file."""
