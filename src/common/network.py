@@ -17,7 +17,7 @@ def require_network(what: str) -> None:
 
     def ask() -> None:
         try:
-            urllib.request.urlopen(urllib.request.Request(host, method="HEAD"), timeout=SECONDS).close()
+            urllib.request.build_opener().open(urllib.request.Request(host, method="HEAD"), timeout=SECONDS).close()
         except urllib.error.HTTPError:
             pass  # is an answer, too
         except (OSError, ValueError) as error:

@@ -152,10 +152,10 @@ def comparison(measured: Sequence[Measured], reference: Measured | None = None) 
     rows = []
     for each in sorted(measured, key=lambda each: each.mrr, reverse=True):
         measures = dict(zip(PER_CAPTION, np.nanmean(each.per_caption, axis=0), strict=True))
-        row = {"n": each.count, "runs": each.label, **measures, "challenge MRR": each.challenge_mrr}
+        row = {"n": each.count, "runs": each.label, "MRR": measures["MRR"]}
         if reference:
             row["ΔMRR [95% interval]"] = "reference" if each is reference else str(each.over(reference))
         else:
             row["captions"] = int(np.isfinite(each.per_caption[:, 0]).sum())
-        rows.append(row)
+        rows.append(row | measures | {"challenge MRR": each.challenge_mrr})
     return pd.DataFrame(rows)
