@@ -14,7 +14,7 @@ from src.data.pairs import Pairs
 from src.filters.pictures import BARE, ImageFolder, shorten
 
 SHEET_COLUMNS = 8
-LONGEST, LINE = 240, 32  # characters of a caption, and of a line of it
+LONGEST, LINE = 240, 30  # characters of a caption, and of a line of it
 _KEPT, _DROPPED = BLUE, RED
 
 
@@ -33,8 +33,11 @@ def write_report(
         "dropped, nearest to the cut": dropped[::-1][:SHEET_COLUMNS],
         "kept, nearest to the cut": kept[:SHEET_COLUMNS],
     }
+    texts = {i: textwrap.wrap(shorten(pairs.caption_texts[i], LONGEST), LINE) for each in sheets.values() for i in each}
     rows = {title: max(1, -(-len(captions) // SHEET_COLUMNS)) for title, captions in sheets.items()}
-    heights = [4, *(0.4 + 3.3 * number for number in rows.values())]  # inches
+    heights = [4.0]  # inches
+    for title, captions in sheets.items():
+        heights.append(0.4 + rows[title] * (2.6 + 0.16 * max((len(texts[i]) for i in captions), default=0)))
     figure = new_figure(2.1 * SHEET_COLUMNS, sum(heights))
     top, *parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights).flat
     draw_histogram(top.subplots(), scores[order], keep[order], name, cut, log=log)
@@ -44,7 +47,7 @@ def write_report(
         for axes, i in zip(cells, captions, strict=False):
             fate, color = ("kept", _KEPT) if keep[i] else ("dropped", _DROPPED)
             axes.set_title(f"{scores[i]:.4g}, {fate}", fontsize=9, color=color)
-            text = textwrap.fill(shorten(pairs.caption_texts[i], LONGEST), LINE)
+            text = "\n".join(texts[i])
             axes.set_xlabel(text, fontsize=8, parse_math=False)  # captions are anyone's: a dollar sign is no formula
             images.draw(axes, pairs.image_names[pairs.image_of_caption[i]], pixels=240)
     with warnings.catch_warnings():
@@ -65,11 +68,5 @@ def draw_histogram(axes: Axes, scores: np.ndarray, keep: np.ndarray, name: str, 
     if cut is not None:
         axes.axvline(cut, color="black", lw=1, ls="--", label=f"cut: {cut:.4g}")
     share = f", of which {(~keep).mean():.1%} are dropped" if len(keep) else ""
-    finish(
-        axes,
-        xlabel=name,
-        ylabel="captions",
-        yscale="log",
-        ylim=(0.7, None),
-        title=f"{len(scores):,} scored captions{share}",
-    )
+    title, scale = f"{len(scores):,} scored captions{share}", "log" if len(scores) else "linear"
+    finish(axes, title=title, xlabel=name, ylabel="captions", yscale=scale, ylim=(0.7, None))
