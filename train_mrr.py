@@ -15,11 +15,12 @@ which submission_mrr_<recipe>.csv is a copy: always the last run's.
 from pathlib import Path
 from typing import Any
 
-from src.common.cli import Parser, print_settings
+from src.common.cli import Parser, command, print_next, print_settings
 from src.common.endings import run_main
 from src.common.files import InputError, copy_file, try_outputs
+from src.common.paths import MODELS_DIR, TRAIN_NPZ
 from src.common.processes import restarts
-from src.flags import add_job_arguments, add_recipe_arguments, data_paths, override
+from src.flags import add_job_arguments, add_recipe_arguments, check_command, data_paths, override
 from src.training.recipe import BASELINE, RECIPE_HELP, describe_recipe, load_recipe, sized
 from src.training.runs import BEST_MRR, CURVES, REFIT, RUN_JSON, SUBMISSION, RunRecord, State, folder_name, state_of
 
@@ -76,6 +77,13 @@ def main(argv: list[str] | None = None) -> None:
     if submission:
         copy_file(run_dir / SUBMISSION, submission)
     print_result(record, run_dir, submission)
+    steps = [check_command(submission, args)] if submission else []
+    if not args.keep_list and data.validation is None:  # else a filter has been at work already
+        where = {"input_npz": (args.train_npz, TRAIN_NPZ), "models_dir": (args.models_dir, MODELS_DIR)}
+        steps.insert(0, command("python -m src.topk_filter_pairs --folds 5", **where))
+    elif not submission:
+        steps = [command("python -m src.ensemble evaluate", args.models_dir, on=(data.unfiltered, TRAIN_NPZ))]
+    print_next(*steps)
 
 
 def print_result(record: RunRecord, run_dir: Path, submission: Path | None) -> None:

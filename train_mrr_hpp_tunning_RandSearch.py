@@ -19,18 +19,17 @@ models/hpsearch/ gets the trials, best_recipe.json, and at the end plots of MRR 
 their importance. Only the best --keep trials keep their weights. The best one predicts the submission.
 """
 
-import shlex
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.common.cli import Parser, positive_int, print_settings
+from src.common.cli import Parser, command, positive_int, print_next, print_settings
 from src.common.endings import run_main
 from src.common.files import InputError, try_outputs
-from src.flags import add_job_arguments, add_recipe_arguments, data_paths, recipe_changes
+from src.flags import add_job_arguments, add_recipe_arguments, check_command, data_paths, recipe_changes
 from src.search.space import COMMON, SEARCHABLE, Space
-from src.training.recipe import BASELINE, flag_of
+from src.training.recipe import BASELINE
 from src.training.runs import State
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from src.search.line import line_to_beat  # after the command line: torch takes seconds to import
     from src.search.loop import search
-    from src.search.store import JOURNAL, SearchStore
+    from src.search.store import BEST_RECIPE, JOURNAL, SearchStore
     from src.search.strategy import make_pruner
     from src.training.inputs import open_training_data
     from src.training.job import describe_data, linear_mrr
@@ -130,20 +129,19 @@ def main(argv: list[str] | None = None) -> None:
     rows = search(store, args.trials, data, machine, submission, world)
     if not world.first:
         return
-    # Of the data and the machine.
-    same = ("train_npz", "keep_list", "soft", "val_npz", "test_npz", "cache_dir", "device", "precision")
-    given = {flag_of(name): getattr(args, name) for name in same if getattr(args, name) != parser.get_default(name)}
-    values = {flag: "" if value is True else f" {shlex.quote(str(value))}" for flag, value in given.items()}
-    retrain = "".join(f" {flag}{value}" for flag, value in values.items())
-    print_result(rows, store, linear, retrain, submission)
+    print_result(rows, store, linear, submission)
+    same = ("train_npz", "keep_list", "val_npz", "test_npz", "cache_dir", "device", "precision")  # of data and machine
+    flags = {name: (getattr(args, name), parser.get_default(name)) for name in same}
+    print_next(
+        command("python train_mrr.py", *["--soft"] * args.soft, recipe=(args.models_dir / BEST_RECIPE, None), **flags),
+        *([check_command(submission, args)] if submission else []),
+    )
 
 
-def print_result(
-    rows: list["TrialRow"], store: "SearchStore", linear: float, retrain: str, submission: Path | None
-) -> None:
+def print_result(rows: list["TrialRow"], store: "SearchStore", linear: float, submission: Path | None) -> None:
     """Print how a search ended; `linear` is the linear map's MRR."""
     from src.search.line import line_to_beat, verdict
-    from src.search.report import HYPERPARAMETERS_PNG, IMPORTANCE_PNG
+    from src.search.report import describe_plots
     from src.search.store import BEST_RECIPE, OUTCOMES, ranked
 
     epochs, best = store.space.base.epochs, ranked(rows)[0]
@@ -155,9 +153,8 @@ def print_result(
         "line to beat": line_to_beat(rows, store.space, linear),
         "best trial": f"{best['trial']}, {store.run_dir(best['trial'])}",
         "its recipe": store.folder / BEST_RECIPE,
-        "train it again": f"python train_mrr.py --recipe {shlex.quote(str(store.folder / BEST_RECIPE))}{retrain}",
         "all trials": store.results,
-        "plots": f"{store.folder / HYPERPARAMETERS_PNG}, {store.folder / IMPORTANCE_PNG}",
+        "plots": describe_plots(rows, store.folder),
     }
     if submission:
         summary["submission"] = submission

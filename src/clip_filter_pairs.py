@@ -34,10 +34,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from src.common.cli import Parser, add_machine_arguments, positive_int, print_settings, record_arguments
+from src.common.cli import (
+    Parser,
+    add_machine_arguments,
+    command,
+    positive_int,
+    print_next,
+    print_settings,
+    record_arguments,
+)
 from src.common.endings import run_main
 from src.common.files import InputError, try_outputs
-from src.common.paths import FILTERED_DIR, IMAGES_ROOT, TRAIN_NPZ
+from src.common.paths import CLIP_NPZ, FILTERED_DIR, IMAGES_ROOT, TRAIN_NPZ
 from src.common.processes import local_world_size, rank
 from src.data.keep_lists import KeepList, check_output, save_filtered
 from src.data.pairs import Pairs, fingerprint, open_pairs
@@ -111,6 +119,10 @@ def main(argv: list[str] | None = None) -> None:
             path.unlink()
         summary["all scores"] = args.scores_output
     print_settings(f"kept {keep.sum():,} captions", summary)
+    members = "python train_mrr_Ensemble_new_dataset_CLIP.py"
+    given = {"train_npz": (args.input_npz, TRAIN_NPZ)}
+    train = command("python train_mrr.py", "--keep-list", list_path, **given)
+    print_next(train, *[members] * (args.output_npz == CLIP_NPZ))
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

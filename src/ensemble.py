@@ -13,18 +13,26 @@ import argparse
 import inspect
 import math
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.common.cli import Parser, add_device_argument, positive_float, positive_int, print_settings, print_table
+from src.common.cli import (
+    Parser,
+    add_device_argument,
+    command,
+    positive_float,
+    positive_int,
+    print_next,
+    print_settings,
+    print_table,
+)
 from src.common.endings import run_main
 from src.common.files import InputError, try_outputs
 from src.common.paths import MODELS_DIR, TRAIN_NPZ
 from src.ensembles.members import UNLIKE
-from src.flags import add_job_arguments, data_paths
+from src.flags import add_job_arguments, check_command, data_paths
 from src.training.recipe import load_recipe, sized
 
 if TYPE_CHECKING:
@@ -50,10 +58,14 @@ def main(argv: list[str] | None = None) -> None:
         "select", help="choose which runs to average, and their weights", description=inspect.getdoc(select_runs)
     )
     select.set_defaults(function=select_runs)
-    for command in (evaluate, select):
-        command.add_argument("runs", type=Path, nargs="*", default=[MODELS_DIR], help="folders of runs, or above them")
-        command.add_argument("--on", type=Path, default=TRAIN_NPZ, metavar="NPZ", help="unfiltered pairs to measure on")
-        add_device_argument(command)
+    for measuring in (evaluate, select):
+        measuring.add_argument(
+            "runs", type=Path, nargs="*", default=[MODELS_DIR], help="folders of runs, or above them"
+        )
+        measuring.add_argument(
+            "--on", type=Path, default=TRAIN_NPZ, metavar="NPZ", help="unfiltered pairs to measure on"
+        )
+        add_device_argument(measuring)
     add_expand_argument(evaluate)
     how = evaluate.add_mutually_exclusive_group()
     against = "give differences from this run, or the mean of these, and not from the best single run"
@@ -123,6 +135,7 @@ def combine_files(args: argparse.Namespace) -> None:
     print_settings(f"Averaging {len(args.files)} submissions", settings)
     count, width = write_mean(args.files, weights, args.output, normalize=args.normalize, neighbours=args.expand)
     print(f"{args.output}: {count} captions × {width} numbers, {args.output.stat().st_size / 1e6:.1f} MB")
+    print_next(command("python -m src.submission check", args.output))
 
 
 def file_weights(given: str, files: Sequence[Path], models_dir: Path) -> tuple[list[float], str]:
@@ -207,11 +220,13 @@ def evaluate_runs(args: argparse.Namespace) -> None:
         singles, means, expanded = measure_runs(others, part, unseen_Rn, prefix="against: ", neighbours=args.expand)
         reference = means[1] if means else singles[0]  # the mean comes after the average
         measured += [*singles, *means, *expanded]
-    print_table(comparison([each for each in measured if not each.partial], reference))
+    print_table(comparison([each for each in measured if not each.partial], reference), key="runs")
     print(f"Differences are from: {reference.label} (n = {reference.count})")
     if partial := [each for each in measured if each.partial]:
         print("\nSingle runs, each on the captions that it did not train on; the gallery is the same:")
-        print_table(comparison(partial))
+        print_table(comparison(partial), key="runs")
+    elif len(runs) > 1 and not args.out_of_fold:
+        print_next(command("python -m src.ensemble select", *args.runs, on=(args.on, TRAIN_NPZ)))
 
 
 def select_runs(args: argparse.Namespace) -> None:
@@ -258,12 +273,14 @@ def select_runs(args: argparse.Namespace) -> None:
     averaged = [run for run, weight in zip(runs, selection.weights, strict=True) if weight]
     files = [intact_submission(run.folder) for run in averaged]
     lacking = [run for run, file in zip(averaged, files, strict=True) if file is None]
-    command = ["python", "-m", "src.ensemble", "combine", *map(str, files), *["--normalize"] * normalize]
+    words = [*files, *["--normalize"] * normalize]
     weights = [weight for weight in selection.weights if weight]
     if len(set(weights)) > 1:
-        command += ["--weights", ",".join(map(str, weights))]
-    command += ["--output", "submission_ensemble_selected.csv"]
-    print_selection(selection, {"curve": plot} | ({} if lacking else {"average them with": shlex.join(command)}))
+        words += ["--weights", ",".join(map(str, weights))]
+    print_selection(selection, {"curve": plot})
+    if not lacking:
+        output = "submission_ensemble_selected.csv"
+        print_next(command("python -m src.ensemble combine", *words, "--output", output))
     for run in lacking:
         command_line = run.record.provenance.command
         again = f"python {command_line}" if command_line else "what trained it"
@@ -281,7 +298,7 @@ def averaged_vectors(runs: Sequence["Run"], normalize: bool = False) -> tuple[bo
 
 def print_selection(selection: "Selection", more: Mapping[str, Any]) -> None:
     """Print what each run adds, and how good the mean is."""
-    print_table(selection.table)
+    print_table(selection.table, key="run")
     selected, runs = sum(map(bool, selection.weights)), len(selection.weights)
     summary: dict[str, Any] = {
         "MRR, out of fold": f"{selection.mrr:.4f}",
@@ -337,7 +354,7 @@ def train_unlike(args: argparse.Namespace) -> None:
     print_settings("Training an ensemble of unlike members", describe_data(paths, data) | settings)
     tasks = train_in_turn(recipes, 60 * args.minutes, data, machine, args.models_dir)
     if tasks:
-        print_table(tabulate(tasks))
+        print_table(tabulate(tasks), key="run")
     failed = [f"{task.run_dir}: {task.reason}" for task in tasks if task.reason]
     runs = [Run(task.run_dir, record) for task in tasks if not task.reason and (record := read_run(task.run_dir))]
     if not runs:
@@ -358,6 +375,7 @@ def train_unlike(args: argparse.Namespace) -> None:
         print_settings("The only member is the ensemble", more)
     if failed:
         raise InputError(f"{len(failed)} of {len(tasks)} members failed: {'; '.join(failed)}")
+    print_next(check_command(args.submission, args))
 
 
 if __name__ == "__main__":

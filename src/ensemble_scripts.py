@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from src.common.cli import Parser, print_settings, print_table
+from src.common.cli import Parser, command, print_next, print_settings, print_table
 from src.common.files import InputError, require_file, try_outputs
-from src.common.paths import CLIP_NPZ
+from src.common.paths import CLIP_NPZ, TRAIN_NPZ
 from src.ensemble import add_combine_arguments, combine_files
 from src.ensembles.members import Ensemble, Member, member_files
-from src.flags import add_job_arguments, add_recipe_arguments, data_paths, override
+from src.flags import add_job_arguments, add_recipe_arguments, check_command, data_paths, override
 from src.training.recipe import RECIPE_HELP, describe_recipe, load_recipe, sized
-from src.training.runs import RUN_JSON
+from src.training.runs import RUN_JSON, SUBMISSION
 
 
 def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -> None:
@@ -28,8 +28,7 @@ def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -
     if args.train_npz == CLIP_NPZ:
         require_file(CLIP_NPZ, "make it with `python -m src.clip_filter_pairs`")
 
-    from tqdm import tqdm
-
+    from src.common.progress import Progress
     from src.ensembles.training import carry_out, plan, tabulate
     from src.training.inputs import open_training_data
     from src.training.job import describe_data
@@ -59,7 +58,7 @@ def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -
         outputs = [task.run_dir / RUN_JSON for task in tasks]
         try_outputs(outputs, (paths.train_npz, paths.keep_list, paths.val_npz, paths.test_npz))
         carried_out = {}
-        with tqdm(total=len(tasks), desc="members", unit="member", position=0) as bar:
+        with Progress(total=len(tasks), desc="members", unit="member", position=0) as bar:
             for turn in world.dealt(len(tasks)):
                 bar.update(turn - bar.n)
                 carried_out[turn] = carry_out(tasks[turn], data, machine)
@@ -70,13 +69,23 @@ def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -
     if not world.first:
         return
     table = tabulate(tasks)
-    print_table(table)
+    print_table(table, key="run")
     if "MRR" in table:
         scores = table["MRR"].dropna()
         print(f"validation MRR: {scores.mean():.4f} ± {scores.std(ddof=0):.4f} (mean ± s.d., n = {len(scores)})")
     failed = [f"seed {task.recipe.seed}: {task.reason}" for task in tasks if task.reason]
     if failed:
         raise InputError(f"{len(failed)} of {len(members)} members failed: {'; '.join(failed)}")
+    if args.dry_run:
+        return
+    folders = [task.run_dir for task in tasks]
+    if len(folders) == 1:
+        print_next(check_command(folders[0] / SUBMISSION, args))
+    elif recipe.split_seed is not None:
+        print_next(command("python -m src.ensemble select", *folders, on=(data.unfiltered, TRAIN_NPZ)))
+    else:
+        files, output = [folder / SUBMISSION for folder in folders], f"submission_{own.name}.csv"
+        print_next(command("python -m src.ensemble combine", *files, "--output", output))
 
 
 def combine_members(argv: list[str] | None, doc: str | None, members: Sequence[Member], output: Path) -> None:

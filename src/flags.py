@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.common.cli import add_machine_arguments
+from src.common.cli import add_machine_arguments, command
 from src.common.paths import MODELS_DIR, TEST_NPZ, TRAIN_NPZ
 from src.training.recipe import OPTIONS, Recipe, flag_of, types_of
 
@@ -44,6 +44,12 @@ def add_job_arguments(
     )
     parser.add_argument("--models-dir", type=Path, default=models_dir, help="each run gets a folder here")
     add_machine_arguments(parser)
+
+
+def check_command(submission: Path, args: argparse.Namespace) -> str:
+    """The check of a submission that a trainer wrote by its flags."""
+    files = {"test_npz": (args.test_npz, TEST_NPZ), "train_npz": (args.train_npz, TRAIN_NPZ)}
+    return command("python -m src.submission check", submission, **files)
 
 
 def data_paths(args: argparse.Namespace, *, with_test: bool = True) -> "DataPaths":

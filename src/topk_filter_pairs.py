@@ -26,7 +26,15 @@ model.
 
 from pathlib import Path
 
-from src.common.cli import Parser, add_machine_arguments, positive_int, print_settings, record_arguments
+from src.common.cli import (
+    Parser,
+    add_machine_arguments,
+    command,
+    positive_int,
+    print_next,
+    print_settings,
+    record_arguments,
+)
 from src.common.endings import run_main
 from src.common.files import InputError
 from src.common.paths import FILTERED_DIR, IMAGES_ROOT, MODELS_DIR, TRAIN_NPZ
@@ -79,7 +87,12 @@ def main(argv: list[str] | None = None) -> None:
     print_settings("filtering caption-image pairs by the rank of their image", topk.describe())
     topk.rank()
     if world.first:
-        print_settings(*topk.export(record_arguments(args)))
+        title, summary = topk.export(record_arguments(args))
+        print_settings(title, summary)
+        train = command(
+            "python train_mrr.py", "--keep-list", summary["keep-list"], train_npz=(args.input_npz, TRAIN_NPZ)
+        )
+        print_next(train, f"{train} --soft")
 
 
 if __name__ == "__main__":

@@ -90,9 +90,10 @@ def select_images(pairs: Pairs, images: np.ndarray) -> Pairs:
 
 
 def assert_input_error(result: subprocess.CompletedProcess, *fragments: str) -> None:
-    """Status 2 and one clear line on stderr, besides progress bars ("[00:01<00:02, "), that says all `fragments`."""
+    """Status 2 and one clear line on stderr that says all `fragments`, besides those of progress: of epochs, and as a
+    bar has them ("[00:01<00:02, ")."""
     lines = re.split(r"[\r\n]+", result.stderr.replace("\x1b[A", ""))  # nested bars move the cursor up
-    lines = [line for line in lines if line.strip() and not re.search(r" \[\d\d:\d\d[<,]", line)]
+    lines = [line for line in lines if line.strip() and not re.search(r" \[\d\d:\d\d[<,]|epoch \d+ of \d+: loss", line)]
     assert result.returncode == 2, f"status {result.returncode}: {result.stderr}"
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("error: "), lines[0]

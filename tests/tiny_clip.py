@@ -21,11 +21,11 @@ import torch
 from open_clip.loss import ClipLoss
 from PIL import Image
 from safetensors.torch import save_file
-from tqdm import tqdm
 
 from src.common.cli import Parser
 from src.common.endings import run_main
 from src.common.files import atomic_path, write_json
+from src.common.progress import Progress
 from src.sample.scenes import describe, paint, random_scene
 
 SCENES, CAPTIONS_A_SCENE = 1800, 5
@@ -56,7 +56,7 @@ def _draw_pairs(preprocess: Callable, tokenize: Callable, seed: int) -> tuple[to
     """Scenes as pixels (SCENES, 3, 64, 64) and tokens (SCENES, CAPTIONS_A_SCENE, L)."""
     rng = np.random.default_rng((seed, 0x71))  # not one of the sample's seeds
     pixels, texts = [], []
-    for _ in tqdm(range(SCENES), "painting", unit="image", leave=False):
+    for _ in Progress(range(SCENES), desc="painting", unit="image", leave=False):
         scene = random_scene(rng)
         pixels.append(preprocess(Image.fromarray(paint(scene, rng))))
         texts += [describe(scene, rng) for _ in range(CAPTIONS_A_SCENE)]
@@ -69,7 +69,7 @@ def _train(model: torch.nn.Module, steps: int, pixels: torch.Tensor, tokens: tor
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.1)
     loss_of = ClipLoss()
     model.train()
-    with tqdm(range(steps), "training", unit="step", leave=False) as bar:
+    with Progress(range(steps), desc="training", unit="step", leave=False) as bar:
         for _ in bar:
             chosen = torch.randperm(SCENES)[:BATCH]
             shift = tuple(torch.randint(-3, 4, (2,)).tolist())

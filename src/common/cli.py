@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import math
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,9 @@ from src.common.endings import fail
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+SCREEN = 100  # columns
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -92,9 +96,33 @@ def print_settings(title: str, settings: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def print_table(table: "pd.DataFrame") -> None:
-    """Print a table whose numbers are measures."""
-    print(table.to_string(index=False, na_rep="-", float_format="{:.4f}".format))
+def print_table(table: "pd.DataFrame", key: str) -> None:
+    """Print a table whose numbers are measures. Columns that are too many for a screen stand below the others, again
+    beside the key, which is one of the first."""
+    block: list[str] = []
+    for name in table:
+        if len(block) > 1 and max(map(len, _lines(table, [*block, name]))) > SCREEN:
+            print(*_lines(table, block), "", sep="\n")
+            block = [key]
+        block.append(name)
+    print(*_lines(table, block), sep="\n")
+
+
+def _lines(table: "pd.DataFrame", names: list[str]) -> list[str]:
+    return table[names].to_string(index=False, na_rep="-", float_format="{:.4f}".format).split("\n")
+
+
+def command(program: str, *words: object, **flags: tuple[object, object]) -> str:
+    """What to type: a program, words, and those of its flags, each a value and the default, that differ from it."""
+    given = [(f"--{name.replace('_', '-')}", value) for name, (value, default) in flags.items() if value != default]
+    return " ".join(
+        [program, *(shlex.quote(str(word)) for word in (*words, *(word for pair in given for word in pair)))]
+    )
+
+
+def print_next(*commands: str) -> None:
+    """The last line of a script: what may come next."""
+    print(f"next: {', or '.join(commands)}", flush=True)
 
 
 def positive_int(text: str) -> int:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from src.common.files import InputError, require_file, sha256
+from src.common.progress import Progress
 from src.data.submissions import read_submission
 from src.training.runs import runs_by_submission
 
@@ -20,7 +20,7 @@ def average(
     file at a time. Raises InputError.
     """
     caption_ids, total_NV = np.empty(0, np.int64), np.empty((0, 0))
-    for number, (file, weight) in enumerate(zip(tqdm(files, desc="averaging", unit="file"), weights, strict=True)):
+    for number, (file, weight) in enumerate(zip(Progress(files, desc="averaging", unit="file"), weights, strict=True)):
         submission = read_submission(file)
         if number == 0:
             caption_ids, total_NV = submission.caption_ids, np.zeros(submission.embeddings.shape)

@@ -16,9 +16,9 @@ import torch
 from scipy.stats import bootstrap
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from src.common.files import InputError
+from src.common.progress import Progress
 from src.ensembles.expansion import expand_queries
 from src.ensembles.held_out import Run
 from src.training.inputs import Part
@@ -124,7 +124,7 @@ def measure_runs(
     # No measure depends on a prediction's length, so that sums do for means.
     labels = "mean", "MRR-weighted mean", "normalised mean"
     totals = {label: torch.zeros(len(part), part.of.image_MV.shape[1], device=part.of.device) for label in labels}
-    for run, unseen_n in zip(tqdm(runs, desc="predicting", unit="run"), unseen_Rn, strict=True):
+    for run, unseen_n in zip(Progress(runs, desc="predicting", unit="run"), unseen_Rn, strict=True):
         prediction = run.predict(replace(part, captions=part.captions[unseen_n]))
         singles.append(Measured.of(prediction, unseen_n, part, label=f"{prefix}{run.folder}", count="1"))
         totals["mean"][unseen_n] += prediction
@@ -152,10 +152,10 @@ def comparison(measured: Sequence[Measured], reference: Measured | None = None) 
     rows = []
     for each in sorted(measured, key=lambda each: each.mrr, reverse=True):
         measures = dict(zip(PER_CAPTION, np.nanmean(each.per_caption, axis=0), strict=True))
-        row = {"n": each.count, "runs": each.label, **measures, "challenge MRR": each.challenge_mrr}
+        row = {"n": each.count, "runs": each.label, "MRR": measures["MRR"]}
         if reference:
             row["ΔMRR [95% interval]"] = "reference" if each is reference else str(each.over(reference))
         else:
             row["captions"] = int(np.isfinite(each.per_caption[:, 0]).sum())
-        rows.append(row)
+        rows.append(row | measures | {"challenge MRR": each.challenge_mrr})
     return pd.DataFrame(rows)

@@ -19,11 +19,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
-from src.common.files import atomic_path
+from src.common.figures import BLUE, GREEN, GREY, ORANGE, REFERENCE, finish, new_figure, save_figure
+from src.common.progress import Progress
 from src.data.splits import image_folds
 from src.ensembles.evaluation import Difference, paired_difference
 from src.ensembles.held_out import Run
@@ -79,12 +78,16 @@ class Additions:
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """weights: those to use, fitted or equal ones. mrr: theirs out of fold; over_best: its difference from the best
+    """weights: those to use, fitted or equal ones. mrr: theirs out of fold; alone: that of each run; mean_of_all: of
+    all with equal weights; over_best: its difference from the best
     single run; gain: of the fitted over equal weights, out of fold. table: what each run adds, those of the largest
-    weights first; curve: a row for each addition, of which `best` lead to the fitted weights."""
+    weights first; curve: a row for each addition, of which `best` lead to the fitted weights; its low and high are the
+    95% interval of how much is gained over the best single run, drawn from that run's MRR."""
 
     weights: Weights
     mrr: float
+    alone: list[float]
+    mean_of_all: float
     over_best: Difference
     gain: Difference
     table: pd.DataFrame
@@ -105,7 +108,9 @@ def select(
     members = min(members or len(runs), len(runs))
     first_n = first_half(part, seed)
     part = replace(part, captions=torch.cat([part.captions[first_n], part.captions[~first_n]]))
-    whole = RunScores([score(run, part, normalize) for run in tqdm(runs, desc="predicting", unit="run")], part.target_n)
+    whole = RunScores(
+        [score(run, part, normalize) for run in Progress(runs, desc="predicting", unit="run")], part.target_n
+    )
     middle, image_n = int(first_n.sum()), part.target_n.cpu().numpy()
     halves = whole.some(slice(middle)), whole.some(slice(middle, None))
 
@@ -120,7 +125,7 @@ def select(
     weights, to_believe_n = (added.weights(), fitted_n) if gain.value > 0 else (equal, equal_n)
 
     alone_Rn, mean_n = whole.alone(), whole.reciprocal(weights)
-    rows = []
+    best_n, rows = alone_Rn[alone_Rn.mean(axis=1).argmax()], []
     for number, run in enumerate(runs):
         rest = [weight if other != number else 0 for other, weight in enumerate(weights)]
         row = {"weight": weights[number], "run": str(run.folder), "MRR alone": alone_Rn[number].mean()}
@@ -128,14 +133,25 @@ def select(
             row["MRR lost without it [95% interval]"] = str(paired_difference(mean_n, whole.reciprocal(rest), image_n))
         rows.append(row)
     counts = range(1, len(added.order) + 1)
-    by_count = [out_of_fold(*(each.weights(count) for each in by_half)).mean() for count in counts]
+    by_count_n = [out_of_fold(*(each.weights(count) for each in by_half)) for count in counts]
+    over_best = [paired_difference(each_n, best_n, image_n) for each_n in by_count_n]
     return Selection(
         weights=weights,
         mrr=float(to_believe_n.mean()),
-        over_best=paired_difference(to_believe_n, alone_Rn[alone_Rn.mean(axis=1).argmax()], image_n),
+        alone=alone_Rn.mean(axis=1).tolist(),
+        mean_of_all=float(whole.reciprocal([1] * len(runs)).mean()),
+        over_best=paired_difference(to_believe_n, best_n, image_n),
         gain=gain,
         table=pd.DataFrame(rows).sort_values(["weight", "MRR alone"], ascending=False, kind="stable"),
-        curve=pd.DataFrame({"additions": counts, CHOOSING: added.mrrs, OUT_OF_FOLD: by_count}),
+        curve=pd.DataFrame(
+            {
+                "additions": counts,
+                CHOOSING: added.mrrs,
+                OUT_OF_FOLD: [each_n.mean() for each_n in by_count_n],
+                "low": [best_n.mean() + over.low for over in over_best],
+                "high": [best_n.mean() + over.high for over in over_best],
+            }
+        ),
         best=added.best,
     )
 
@@ -159,7 +175,7 @@ def forward_selection(scores: RunScores, members: int) -> Additions:
     order: list[int] = []
     mrrs: list[float] = []
     runs, total_nm = len(scores.of_runs), torch.zeros_like(scores.of_runs[0])
-    for _ in tqdm(range(min(ADDITIONS_A_RUN * runs, MOST_ADDITIONS)), desc="weighing", unit="addition"):
+    for _ in Progress(range(min(ADDITIONS_A_RUN * runs, MOST_ADDITIONS)), desc="weighing", unit="addition"):
         candidates = range(runs) if len(set(order)) < members else sorted(set(order))
         found = {run: mrr(ranks_of(total_nm + scores.of_runs[run], scores.target_n)) for run in candidates}
         order.append(max(found, key=found.__getitem__))
@@ -175,14 +191,17 @@ def equal_weights(scores: RunScores, members: int) -> Weights:
 
 
 def plot_selection(selection: Selection, path: Path) -> None:
-    """The curve of a selection as PNG."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    """The curve of a selection as PNG, beside the single runs and the plain mean of all."""
+    figure = new_figure(9, 5)
     axes, curve = figure.subplots(), selection.curve
-    for column, marker in ((CHOOSING, "o"), (OUT_OF_FOLD, "s")):
-        axes.plot(curve.additions, curve[column], marker=marker, label=column)
-    axes.axvline(selection.best, color="grey", lw=0.8, ls=":", label="fitted weights")
-    axes.set(title="Forward selection with replacement", xlabel="additions", ylabel="MRR")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+    for number, mrr_alone in enumerate(selection.alone):
+        axes.axhline(mrr_alone, color=GREY, lw=0.8, alpha=0.6, label=None if number else "single runs")
+    axes.axhline(selection.mean_of_all, color=GREEN, ls="--", label="mean of all runs")
+    interval = "95% interval of its difference from the best single run"
+    axes.fill_between(curve.additions, curve.low, curve.high, color=BLUE, alpha=0.15, lw=0, label=interval)
+    for column, color, marker in ((CHOOSING, ORANGE, "o"), (OUT_OF_FOLD, BLUE, "s")):
+        axes.plot(curve.additions, curve[column], color=color, marker=marker, ms=4, label=column)
+    axes.axvline(selection.best, **REFERENCE, label="fitted weights")
+    axes.locator_params(axis="x", integer=True)
+    finish(axes, title="Forward selection with replacement", xlabel="additions", ylabel="MRR")
+    save_figure(figure, path)

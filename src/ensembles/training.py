@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from src.common.files import InputError
+from src.common.progress import Progress
 from src.training.inputs import TrainingData
 from src.training.job import predict_again, train_run
 from src.training.machine import Machine
@@ -73,7 +73,7 @@ def train_in_turn(
     ends = time.monotonic() + seconds - sum(map(sum, took.values()))
     tasks: list[Task] = []
     going = list(recipes)
-    with tqdm(desc="members", unit="member", position=0) as bar:
+    with Progress(desc="members", unit="member", position=0) as bar:
         for seed in itertools.count():
             if not going:
                 break

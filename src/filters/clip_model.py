@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import open_clip
 import torch
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from PIL import Image
 from torch import Tensor
 
 from src.common.files import InputError, read_json, sha256
+from src.common.network import require_network
 from src.filters.torchscript import is_torchscript, read_torchscript
 
 PREPROCESSING = "mean", "std", "interpolation", "resize_mode"  # of images, as a tag's configuration calls it
@@ -74,6 +77,8 @@ def load_clip(model: str, pretrained: str, **settings: Any) -> Clip:
     given = {key: value for key, value in settings.items() if value is not None}
     known = _settings(name, pretrained) if is_tag else _settings_of_file(name, Path(pretrained), said=bool(given))
     try:
+        if is_tag and not _is_at_hand(open_clip.get_pretrained_cfg(name, pretrained)):
+            require_network("its weights")
         with _in_silence(), torch.serialization.safe_globals(NUMPY_GLOBALS):
             network, preprocess = _create(name, pretrained, is_tag, known | given)
             tokenize = open_clip.get_tokenizer(name)
@@ -113,6 +118,15 @@ def _create(name: str, pretrained: str, is_tag: bool, settings: dict[str, Any]) 
     wanted, found = network.state_dict(), read_torchscript(Path(pretrained))
     network.load_state_dict({key: tensor for key, tensor in found.items() if key in wanted})
     return network, preprocess
+
+
+def _is_at_hand(tag_config: dict[str, Any]) -> bool:
+    """Whether the weights of a tag are in the cache of the Hugging Face Hub, or are to be sought there alone."""
+    repository, _, file = (tag_config.get("hf_hub") or "").rpartition("/")
+    if not repository or huggingface_hub.constants.HF_HUB_OFFLINE:
+        return True
+    names = [file, file.rpartition(".")[0] + ".safetensors"] if file else [HF_WEIGHTS_NAME, HF_SAFE_WEIGHTS_NAME]
+    return any(isinstance(huggingface_hub.try_to_load_from_cache(repository, each), str) for each in names)
 
 
 @contextmanager

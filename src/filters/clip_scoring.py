@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from src.common.files import InputError, atomic_path, parse_json, read_json, require_file, write_json, write_text
+from src.common.progress import Progress
 from src.data.pairs import Pairs, fingerprint
 from src.filters.clip_model import Clip
 from src.filters.loading import ImageBatches, load_batches, worker_deaths_told
@@ -88,7 +88,7 @@ def score_pairs(
     device, network = machine.device, clip.network.to(machine.device)
     loaded = load_batches(batches, own, workers)
     done //= world.size
-    bar = tqdm(total=done + ahead, initial=done, desc=f"scoring{world.share}", unit="image", smoothing=0.05)
+    bar = Progress(total=done + ahead, initial=done, desc=f"scoring{world.share}", unit="image", smoothing=0.05)
     with worker_deaths_told(), bar, progress_file.open("a", encoding="utf-8") as progress:
         for batch, read in zip(own, loaded, strict=True):
             pixels, tokens, image_of_caption = map(torch.as_tensor, (read.pixels, read.tokens, read.image_of_caption))

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from src.common.files import InputError, atomic_path, read_json, write_json
+from src.common.progress import Progress
 from src.data.pairs import Pairs
 from src.filters.tables import read_table
 from src.training.inputs import OnDevice
@@ -40,7 +40,7 @@ def rank_captions(
     blocks = captions_n.split(CAPTIONS_AT_ONCE)
     chunks: dict[int, list[list[Tensor]]] = {}  # by block, the same ones for any number of processes
     own = range(world.rank, len(blocks), world.size)
-    with tqdm(total=sum(len(blocks[i]) for i in own), desc=f"{label}{world.share}", unit="caption") as bar:
+    with Progress(total=sum(len(blocks[i]) for i in own), desc=f"{label}{world.share}", unit="caption") as bar:
         for i in own:
             block, chunks[i] = blocks[i], []
             prediction = translate(translator, data.text(block))

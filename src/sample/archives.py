@@ -5,9 +5,8 @@ import zipfile
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from tqdm import tqdm
-
 from src.common.files import InputError
+from src.common.progress import Progress
 
 DEEPEST = 3  # zips in zips; what holds itself would have no end
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
@@ -42,7 +41,7 @@ def unpack(archive: Path, target: Path, name: str, depth: int = 0) -> None:
             members = [(member, path) for member in file.infolist() if (path := _path_of(member))]
             for member, _ in members:  # all of them, before minutes of work
                 _require_unpackable(member, name)
-            for member, path in tqdm(members, f"unpacking {archive.name}", unit="file", leave=False):
+            for member, path in Progress(members, desc=f"unpacking {archive.name}", unit="file", leave=False):
                 (target / path).parent.mkdir(parents=True, exist_ok=True)
                 with file.open(member) as packed, (target / path).open("wb") as unpacked:
                     shutil.copyfileobj(packed, unpacked, 1 << 20)

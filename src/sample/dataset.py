@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from src.common.files import InputError, read_json, temporary_folder, write_json
+from src.common.progress import Progress
 from src.data.origins import MARKER, PAIR
 from src.data.pairs import Pairs, fingerprint, save_pairs, save_test_captions
 from src.sample.encoders import encode_captions, encode_images
@@ -170,7 +170,7 @@ def _invent(folder: Path, num_images: int, order: np.ndarray, seed: int) -> Pair
     captions_per_image = len(order) // num_images
     names = [f"{folder.name}_{i:05d}.jpg" for i in range(num_images)]
     texts: list[str] = []
-    for i, name in enumerate(tqdm(names, f"painting {folder.name} images", unit="image", leave=False)):
+    for i, name in enumerate(Progress(names, desc=f"painting {folder.name} images", unit="image", leave=False)):
         # A generator for each: a larger scale adds images and keeps the others.
         rng = np.random.default_rng((seed, ("train", "test").index(folder.name), i))
         scene = random_scene(rng)

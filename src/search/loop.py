@@ -9,9 +9,10 @@ from typing import Any
 
 import optuna
 import torch
-from tqdm import tqdm
 
+from src.common.cli import print_table
 from src.common.files import InputError, copy_file
+from src.common.progress import Progress
 from src.search.report import draw_plots, top_table
 from src.search.store import SearchStore, TrialRow, ranked
 from src.training.checkpoint import EpochRow
@@ -47,7 +48,7 @@ def search(
         ranking = ranked(rows)
         if not ranking:
             raise InputError(f"none of {len(rows)} trials finished; the first: {rows[0]['reason']}")
-        print(top_table(rows, store.space).to_string(index=False))
+        print_table(top_table(rows, store.space), key="trial")
         draw_plots(rows, store.space, store.folder)
         if submission:
             best = store.run_dir(ranking[0]["trial"])
@@ -57,14 +58,14 @@ def search(
 
 
 def _run_trials(store: SearchStore, trials: int, data: TrainingData, machine: Machine) -> None:
-    with tqdm(total=trials, initial=len(store.rows()), desc="trials", unit="trial", position=0) as progress:
+    with Progress(total=trials, initial=len(store.rows()), desc="trials", unit="trial", position=0) as progress:
         while True:
             trial, rows = store.claim(trials), store.rows()
             progress.n = sum(row["trial"] <= trials for row in rows)
             progress.set_postfix_str(_best_of(rows))
             if trial is not None:
                 row = run_trial(store, trial, trials, data, machine)
-                tqdm.write("; ".join(filter(None, (_line(row, trials), _best_of(store.rows())))))
+                Progress.write("; ".join(filter(None, (_line(row, trials), _best_of(store.rows())))))
                 sys.stdout.flush()
             elif progress.n < trials:
                 progress.set_postfix_str(f"waiting for the {trials - progress.n} trials of other processes")

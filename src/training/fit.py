@@ -11,20 +11,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from src.common.files import InputError
+from src.common.progress import Progress, about
 from src.training.checkpoint import Best, Checkpoint, EpochRow
 from src.training.closed_form import best_strength, fit_ridge
 from src.training.history import plot_curves, plot_strengths, write_history
 from src.training.inputs import Part, Split
 from src.training.machine import Machine
-from src.training.metrics import NonFiniteError
+from src.training.metrics import NonFiniteError, mrr, retrieval_ranks
 from src.training.model import RidgeMap, Translator, save_translator
 from src.training.recipe import Recipe
 from src.training.runs import BEST_LOSS, BEST_MRR, CURVES, LAST, REFIT, REFIT_LAST
 from src.training.trainer import Trainer
 from src.training.world import ALONE, World
+
+MOST_SEEN = 1000  # captions that train whose MRR is measured beside that of those that validate
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ def fit(
     The checkpoint stays there, for the caller to remove once all is recorded.
 
     A checkpoint of another recipe or another `data_identity` is not resumed. `on_epoch` sees each row of the history
-    and may raise to end the run; `bar` is passed to tqdm. Several processes train one translator, of which the first
-    validates and writes; a closed form it fits alone. Raises InputError if the loss or the predictions are no
+    and may raise to end the run; `bar` is passed to Progress. Several processes train one translator, of which the
+    first validates and writes; a closed form it fits alone. Raises InputError if the loss or the predictions are no
     longer finite, or if there is nothing to resume.
     """
     if recipe.model != "mlp":
@@ -72,13 +73,20 @@ def fit(
     )
     checkpoint.begin(resume=resume)
     history, steps = checkpoint.history, trainer.groups.num_batches
-    stopped = f"all {recipe.epochs} epochs are done"
-    with tqdm(total=recipe.epochs * steps, initial=len(history) * steps, unit="step", **(bar or {})) as progress:
+    seen = split.train.sample(MOST_SEEN, len(split.validation.images))
+
+    def measure() -> EpochRow:
+        seen_ranks = retrieval_ranks(seen.translate(translator), seen.gallery_mV, seen.target_n)
+        return split.validation.measure(translator) | {"train_mrr": mrr(seen_ranks)}
+
+    stopped, clock = f"all {recipe.epochs} epochs are done", _Clock()
+    bar = bar or {}
+    with Progress(told=True, total=recipe.epochs * steps, initial=len(history) * steps, unit="step", **bar) as progress:
         for epoch in range(len(history) + 1, recipe.epochs + 1):
             if recipe.patience and history and epoch - 1 - best_mrr.epoch >= recipe.patience:
                 stopped = f"no better validation MRR for {recipe.patience} epochs"
                 break
-            row = _one_epoch(trainer, split.validation, epoch, progress.update)
+            row = _one_epoch(trainer, measure, epoch, progress.update)
             if row["mrr"] > best_mrr.value:
                 best_mrr.offer(row["mrr"], epoch, translator)
             if row["regression_loss"] < best_loss.value:
@@ -87,6 +95,11 @@ def fit(
             shown = {"loss": row["train_loss"], "mrr": row["mrr"], "best": best_mrr.value}
             shown |= {f"R@{k}": row[f"recall_at_{k}"] for k in (1, 5, 10)}
             progress.set_postfix({"epoch": epoch} | {name: f"{value:.3f}" for name, value in shown.items()})
+            left = recipe.epochs - epoch
+            patient = min(left, recipe.patience - (epoch - best_mrr.epoch)) if recipe.patience else left
+            ends = clock.tick(patient) + " unless the MRR rises" * (0 < patient < left)
+            best = f"MRR {row['mrr']:.3f}, best {best_mrr.value:.3f} in epoch {best_mrr.epoch}"
+            progress.tell(f"epoch {epoch} of {recipe.epochs}: loss {row['train_loss']:.3f}, {best}, {ends}")
             if on_epoch:  # before the epoch is saved: a resumed run does not show it again
                 try:
                     on_epoch(row)
@@ -131,11 +144,13 @@ def refit(
         )
         checkpoint.begin(resume=resume and checkpoint.path.exists())
         history, steps = checkpoint.history, trainer.groups.num_batches
-        bar = {"desc": "on all images", "unit": "step"} | (bar or {})
-        with tqdm(total=epochs * steps, initial=len(history) * steps, **bar) as progress:
+        bar, clock = {"desc": "on all images", "unit": "step"} | (bar or {}), _Clock()
+        with Progress(told=True, total=epochs * steps, initial=len(history) * steps, **bar) as progress:
             for epoch in range(len(history) + 1, epochs + 1):
                 history.append(_one_epoch(trainer, None, epoch, progress.update))
                 progress.set_postfix(epoch=epoch, loss=f"{history[-1]['train_loss']:.3f}")
+                told = f"epoch {epoch} of {epochs}: loss {history[-1]['train_loss']:.3f}"
+                progress.tell(f"{told}, {clock.tick(epochs - epoch)}")
                 checkpoint.save_if_due()
         translator = trainer.translator.eval()
     if world.first:
@@ -172,14 +187,31 @@ def _solve(recipe: Recipe, split: Split, run_dir: Path, on_epoch: Callable[[Epoc
     return FitResult([row], row, 1, translator, f"in closed form, ridge strength {strength:.3g} by cross-validation")
 
 
-def _one_epoch(trainer: Trainer, validation: Part | None, epoch: int, tick: Callable[[], Any]) -> dict[str, float]:
-    """A row of the history, with measures if anything validates. Raises InputError if the training diverged."""
+class _Clock:
+    """How long epochs take, from when it is made."""
+
+    def __init__(self) -> None:
+        self.ends = [time.monotonic()]
+
+    def tick(self, left: int) -> str:
+        """An epoch is over: how long it took, and when so many more will be, if they take as long as those from the
+        second on."""
+        self.ends.append(time.monotonic())
+        usual = self.ends[1:] if len(self.ends) > 2 else self.ends
+        seconds = (usual[-1] - usual[0]) / (len(usual) - 1) * left
+        return about(self.ends[-1] - self.ends[-2]) + f", ends in about {about(seconds)}" * (left > 0)
+
+
+def _one_epoch(
+    trainer: Trainer, measure: Callable[[], EpochRow] | None, epoch: int, tick: Callable[[], Any]
+) -> EpochRow:
+    """A row of the history, with what `measure` gives. Raises InputError if the training diverged."""
     row = {"epoch": epoch, **trainer.train_epoch(epoch, tick)}
 
     def measured() -> EpochRow:
         if not math.isfinite(row["train_loss"]):
             raise NonFiniteError(f"the training loss is {row['train_loss']}")
-        return row | validation.measure(trainer.translator) if validation else row
+        return row | measure() if measure else row
 
     try:
         return trainer.world.of_first(measured)  # so that all decide alike

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
+from src.common.figures import BLUE, GREEN, GREY, ORANGE, RED, REFERENCE, finish, new_figure, save_figure
 from src.common.files import atomic_path
+
+RECALLS = {"recall_at_1": ORANGE, "recall_at_5": GREEN, "recall_at_10": RED, "challenge_mrr": GREY}
 
 
 def write_history(history: Sequence[dict[str, float]], path: Path) -> None:
@@ -16,37 +18,46 @@ def write_history(history: Sequence[dict[str, float]], path: Path) -> None:
 
 
 def plot_curves(history: Sequence[dict[str, float]], title: str, path: Path) -> None:
-    """The picture of a training: losses, retrieval measures and learning rate by epoch, as PNG."""
+    """The picture of a training, as PNG: by epoch its loss, the MRR of captions that train beside that of those that
+    validate, the other measures and, unless it is constant, the learning rate. Where the first MRR rises and the other
+    does not any more, it learns by heart."""
     table = pd.DataFrame(history)
-    figure = Figure(figsize=(13, 4), layout="constrained")
-    losses, measures, rate = figure.subplots(1, 3)
-    losses.plot(table.epoch, table.train_loss, label="training loss")
-    losses.plot(table.epoch, table.regression_loss, label="validation smooth-L1")
-    losses.set(title="losses", yscale="log")
-    for column in ("mrr", "recall_at_1", "recall_at_5", "recall_at_10", "challenge_mrr"):
-        measures.plot(table.epoch, table[column], label=column.replace("_", " "), lw=2 if column == "mrr" else 1)
-    best = table.loc[table.mrr.idxmax()]
-    measures.axvline(best.epoch, color="grey", lw=0.8, ls=":")
-    measures.set(title=f"validation: best MRR {best.mrr:.4f} in epoch {best.epoch:.0f}", ylim=(0, 1))
-    rate.plot(table.epoch, table.lr, label="learning rate")
-    rate.set(title="learning rate", ylim=(0, None))
-    for axes in (losses, measures, rate):
-        axes.set_xlabel("epoch")
-        axes.grid(alpha=0.3)
-        axes.legend()
+    best, varies = table.loc[table.mrr.idxmax()], table.lr.nunique() > 1
+    marker = "." if len(table) <= 50 else ""
+    figure = new_figure(4.5 * (3 + varies), 4)
+    loss, mrrs, others, *rate = figure.subplots(1, 3 + varies)
+    loss.plot(table.epoch, table.train_loss, marker=marker, color=BLUE)
+    loss.set_title("training loss")
+    if "train_mrr" in table:  # a run that an older version began has none
+        mrrs.plot(table.epoch, table.train_mrr, marker=marker, color=GREY, label="training captions, a sample")
+    mrrs.plot(table.epoch, table.mrr, marker=marker, color=BLUE, lw=2, label="validation captions")
+    mrrs.plot(best.epoch, best.mrr, marker="o", color=BLUE, ls="")
+    mrrs.set_title(f"MRR: best {best.mrr:.4f} in epoch {best.epoch:.0f}")
+    for column, color in RECALLS.items():
+        name = column.replace("recall_at_", "recall at ").replace("challenge_mrr", "challenge MRR")
+        others.plot(table.epoch, table[column], marker=marker, color=color, label=name)
+    others.set_title("other measures on validation captions")
+    for axes in rate:
+        axes.plot(table.epoch, table.lr, marker=marker, color=BLUE)
+        axes.set(title="learning rate", ylim=(0, None))
+        axes.ticklabel_format(axis="y", scilimits=(-2, 4))
+    for axes in (loss, mrrs, others, *rate):
+        axes.axvline(best.epoch, **REFERENCE, label="best epoch" if axes in (mrrs, others) else None)
+        axes.locator_params(axis="x", integer=True)
+        finish(
+            axes, xlabel="epoch", xlim=(0.5, len(table) + 0.5), **({"ylim": (0, 1)} if axes in (mrrs, others) else {})
+        )
     figure.suptitle(title)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+    save_figure(figure, path)
 
 
 def plot_strengths(gcv: Mapping[float, float], best: float, title: str, path: Path) -> None:
     """The picture of a ridge regression: the generalised cross-validation of every strength, the best marked."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = new_figure(7, 4)
     axes = figure.subplots()
-    axes.plot([*gcv], [*gcv.values()], marker=".")
-    axes.axvline(best, color="grey", lw=0.8, ls=":", label=f"the best: {best:.3g}")
-    axes.set(xscale="log", xlabel="strength of the ridge", ylabel="squared distance to images left out", title=title)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+    axes.plot([*gcv], [*gcv.values()], marker=".", color=BLUE)
+    axes.axvline(best, **REFERENCE, label=f"the best: {best:.3g}")
+    finish(
+        axes, xscale="log", xlabel="strength of the ridge", ylabel="squared distance to images left out", title=title
+    )
+    save_figure(figure, path)

@@ -161,6 +161,15 @@ class Part:
         """(n,) float32: by how much each caption counts when it trains; None: all the same."""
         return None if self.of.weight_N is None else self.of.weight_N[self.captions]
 
+    def sample(self, captions: int, images: int) -> "Part":
+        """At most so many captions of at most so many images, drawn at random: always the same ones, and without a
+        draw from torch's numbers."""
+        rng = np.random.default_rng(0)
+        drawn = np.sort(rng.permutation(len(self.images))[:images])
+        some = np.sort(rng.permutation(np.flatnonzero(np.isin(self.target_n.cpu().numpy(), drawn)))[:captions])
+        some_n, drawn_m = (torch.from_numpy(each).to(self.of.device) for each in (some, drawn))
+        return replace(self, captions=self.captions[some_n], images=self.images[drawn_m])
+
     def translate(self, translator: Translator) -> Tensor:
         """(n, V) float32 on the device: the predicted images of all captions."""
         return torch.cat([translate(translator, text_BT) for text_BT in self.text_blocks()])
@@ -205,6 +214,11 @@ class TrainingData:
         """Pairs that are in memory, all of them."""
         record = replace(record or DataRecord(), train_captions=len(pairs), train_images=pairs.num_images)
         return cls(train=OnDevice(pairs, device, weights), images=np.ones(pairs.num_images, np.bool_), record=record)
+
+    @property
+    def unfiltered(self) -> Path:
+        """The file whose captions validate."""
+        return Path(self.record.val_npz or self.record.train_npz)
 
     def without(self, images: np.ndarray, part: str) -> "TrainingData":
         """The same data without some images, (M,) bool. They are no longer the whole file: their fingerprint names the

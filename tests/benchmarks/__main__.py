@@ -18,12 +18,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from src.common.cli import Parser, add_machine_arguments, print_settings
 from src.common.endings import run_main
 from src.common.files import require_file
 from src.common.paths import TRAIN_NPZ
+from src.common.progress import Progress
 from src.data.npz import isal_zlib as zlib
 from src.training.machine import choose_machine
 from src.training.recipe import BASELINE, RECIPE_HELP, load_recipe
@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
         }
         rows = []
         try:
-            for name in tqdm(wanted, "measuring", unit="row"):
+            for name in Progress(wanted, desc="measuring", unit="row"):
                 rows += measure[name]()
         finally:  # what was measured is not lost, whatever ends it
             if rows:

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from src.common.cli import Parser, add_machine_arguments, print_settings
 from src.common.endings import run_main
 from src.common.files import InputError
 from src.common.paths import TRAIN_NPZ
+from src.common.progress import Progress
 from src.data.splits import validation_images
 from src.training.inputs import DataPaths, TrainingData, open_training_data
 from src.training.job import train_unless_finished
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     print_settings("Ablation", settings)
     histories: dict[str, list[pd.DataFrame]] = {name: [] for name in recipes}
-    with tqdm(total=len(recipes) * len(args.seeds), unit="run") as bar:
+    with Progress(total=len(recipes) * len(args.seeds), unit="run") as bar:
         for seed in args.seeds:  # seed by seed: what there is after an interruption compares
             for name, recipe in recipes.items():
                 bar.set_postfix_str(f"{name}, seed {seed}")

@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from src.common.cli import Parser, add_machine_arguments, print_settings
 from src.common.endings import run_main
 from src.common.files import InputError
 from src.common.paths import TRAIN_NPZ
+from src.common.progress import Progress
 from src.data.keep_lists import keep_list_path
 from src.data.pairs import Pairs, open_pairs, save_pairs
 from src.data.splits import validation_images
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         jobs[f"soft weights, k = {k}"] = DataPaths(train_npz=noisy, keep_list=keep_list, soft=True)
     jobs["the right ones alone"] = DataPaths(train_npz=right)
     mrrs: dict[str, list[float]] = {name: [] for name in jobs}
-    with tqdm(total=len(jobs) * len(args.seeds), unit="run") as bar:
+    with Progress(total=len(jobs) * len(args.seeds), unit="run") as bar:
         for number, (name, paths) in enumerate(jobs.items()):
             data = open_training_data(replace(paths, val_npz=right, test_npz=None), machine.device)
             recipe = one_mlp(sized(AUTO, len(data.train.pairs)))

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from src.common.cli import Parser, add_machine_arguments, positive_int, print_settings
 from src.common.endings import run_main
 from src.common.files import InputError, require_file
 from src.common.paths import TRAIN_NPZ
+from src.common.progress import Progress
 from src.training.machine import choose_machine
 from tests.benchmarks.measuring import REPO, describe_cpu, markdown
 
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     flags += ["--hidden-dim", args.hidden_dim] if args.hidden_dim else []
     model: dict[int, float] = {}
     members: dict[int, float] = {}
-    for processes in tqdm(args.processes, "measuring", unit="number of processes"):
+    for processes in Progress(args.processes, desc="measuring", unit="number of processes"):
         with tempfile.TemporaryDirectory() as folder:
             to = ["--models-dir", folder]
             start(processes, "train_mrr.py", *flags, *to, "--run-name", "model", "--submission", "none")

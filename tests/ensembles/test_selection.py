@@ -10,7 +10,7 @@ import torch
 from src.common.paths import TRAIN_NPZ
 from src.data.pairs import open_pairs
 from src.ensembles.held_out import held_out_part
-from src.ensembles.selection import RunScores, equal_weights, first_half, forward_selection, select
+from src.ensembles.selection import OUT_OF_FOLD, RunScores, equal_weights, first_half, forward_selection, select
 from src.training.inputs import Part
 from tests.ensembles.test_evaluation import predictions_of, taken, unit
 from tests.training.conftest import CPU, tiny_pairs, whole
@@ -115,6 +115,11 @@ class TestSelect:
         assert selection.mrr == pytest.approx(max(fitted, measure([1, 1, 1])))
         alone = [measure(only) for only in np.eye(3)]
         assert selection.over_best.value == pytest.approx(selection.mrr - max(alone))
+        assert selection.alone == pytest.approx(alone)
+        assert selection.mean_of_all == pytest.approx(measure([1, 1, 1]))
+        curve = selection.curve
+        assert (curve.low <= curve[OUT_OF_FOLD]).all()
+        assert (curve[OUT_OF_FOLD] <= curve.high).all()
         table = selection.table.set_index("run")
         for number, run in enumerate(runs):
             row = table.loc[str(run.folder)]

@@ -1,5 +1,6 @@
 """Training: one seed gives one history, resuming continues exactly, the schedule and the losses are the recipe's."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -66,6 +67,30 @@ def test_history_csv_holds_every_epoch_exactly(split, tmp_path):
     assert {*expected, *TIMING} <= set(table.columns)
 
 
+def test_the_mrr_of_a_sample_of_what_trains_is_measured_beside_and_shows_what_is_learnt_by_heart(split, tmp_path):
+    """Among as many images as validate, so that both compare."""
+    result = run_fit(replace(TINY, epochs=60, lr=3e-3, dropout=0.0, patience=0), split, tmp_path)
+    seen = split.train.sample(1000, len(split.validation.images))
+    trainer = Trainer(replace(TINY, lr=3e-3, dropout=0.0), split.train, MACHINE)
+    trainer.train_epoch(1, lambda: None)
+    assert result.history[0]["train_mrr"] == seen.measure(trainer.translator)["mrr"]
+    assert result.history[-1]["train_mrr"] > result.history[-1]["mrr"] + 0.2
+
+
+def test_in_a_log_an_epoch_is_a_line(split, tmp_path, capsys):
+    recipe = replace(TINY, lr=1e-12, patience=3, epochs=9)  # the first epoch stays the best
+    result = fit(recipe, split, tmp_path, machine=MACHINE, bar={"desc": "fold 1"})
+    refit(TINY, split.train, 2, tmp_path, machine=MACHINE)
+    lines, mrr = capsys.readouterr().err.splitlines(), f"{result.best['mrr']:.3f}"
+    assert len(lines) == 4 + 2
+    for epoch, (line, row) in enumerate(zip(lines[:4], result.history, strict=True), 1):
+        told = f"fold 1: epoch {epoch} of 9: loss {row['train_loss']:.3f}, MRR {mrr}, best {mrr} in epoch 1, "
+        ends = r"\d+ s, ends in about \d+ s unless the MRR rises" if epoch < 4 else r"\d+ s"
+        assert re.fullmatch(re.escape(told) + ends, line)
+    assert re.fullmatch(r"on all images: epoch 1 of 2: loss \d+\.\d{3}, \d+ s, ends in about \d+ s", lines[4])
+    assert re.fullmatch(r"on all images: epoch 2 of 2: loss \d+\.\d{3}, \d+ s", lines[5])
+
+
 class Killed(Exception):
     pass
 
@@ -95,6 +120,27 @@ def test_a_resumed_run_is_the_uninterrupted_run(split, tmp_path, monkeypatch, ki
     assert (tmp_path / "cut" / BEST_MRR).read_bytes() == (tmp_path / "whole" / BEST_MRR).read_bytes()
     assert (tmp_path / "cut" / BEST_LOSS).read_bytes() == (tmp_path / "whole" / BEST_LOSS).read_bytes()
     assert (tmp_path / "cut" / LAST).exists()  # until the run is recorded as finished
+
+
+def test_what_an_older_version_began_without_the_training_mrr_is_resumed_twice(split, tmp_path, monkeypatch):
+    monkeypatch.setattr("src.training.checkpoint.SECONDS_BETWEEN_CHECKPOINTS", 0)
+
+    def kill_in(epoch):
+        def kill(row):
+            if row["epoch"] == epoch:
+                raise Killed
+
+        return kill
+
+    with pytest.raises(Killed):
+        run_fit(TINY, split, tmp_path, on_epoch=kill_in(2))
+    state = torch.load(tmp_path / LAST)
+    del state["history"][0]["train_mrr"]
+    torch.save(state, tmp_path / LAST)
+    with pytest.raises(Killed):
+        run_fit(TINY, split, tmp_path, on_epoch=kill_in(3), resume=True)
+    history = run_fit(TINY, split, tmp_path, resume=True).history
+    assert ["train_mrr" in row for row in history] == [False, True, True, True]
 
 
 def test_a_fresh_start_leaves_no_checkpoint_of_the_run_before(split, tmp_path):

@@ -27,7 +27,7 @@ from src.training.job import describe_data
 from src.training.runs import DataRecord
 from src.training.trainer import Trainer
 from tests.conftest import select_images
-from tests.training.conftest import CPU, MACHINE, TINY, tiny_pairs
+from tests.training.conftest import CPU, MACHINE, TINY, tiny_pairs, whole
 
 
 @pytest.fixture
@@ -349,3 +349,17 @@ def test_nothing_is_trained_for_the_captions_of_other_data(pairs, sample, tmp_pa
 def test_a_dataset_is_called_after_its_file_and_folder():
     assert dataset_tag(Path("data/train/train.npz")) == "train"
     assert dataset_tag(Path("else/visual/train.npz")) == "visual-train"
+
+
+def test_a_sample_is_always_the_same_and_takes_no_draw_from_what_trains():
+    part = whole(tiny_pairs(1, 60))
+    state = torch.get_rng_state()
+    some, again = part.sample(30, 20), part.sample(30, 20)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(some.captions, again.captions)
+    assert (len(some), len(some.images)) == (30, 20)
+    assert torch.equal(some.images, some.images.unique())
+    assert set(some.of.image_of_caption_N[some.captions].tolist()) <= set(some.images.tolist())
+    everything = part.sample(1000, 1000)
+    assert torch.equal(everything.captions, part.captions)
+    assert torch.equal(everything.images, part.images)
