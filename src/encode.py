@@ -31,7 +31,6 @@ A run that was stopped continues where it was when started again with the same a
 
 import argparse
 import csv
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -41,7 +40,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from src.common.cli import Parser, add_machine_arguments, positive_int, print_settings, record_arguments
+from src.common.cli import (
+    Parser,
+    add_machine_arguments,
+    add_workers_argument,
+    positive_int,
+    print_settings,
+    record_arguments,
+)
 from src.common.endings import run_main
 from src.common.files import InputError, atomic_path, read_json, temporary_folder, try_outputs, write_json
 from src.data.pairs import Pairs, TestCaptions, fingerprint, save_pairs, save_test_captions
@@ -54,11 +60,10 @@ if TYPE_CHECKING:
 
 TRAIN, TEST, TEST_PAIRS = OUTPUTS = "train.npz", "test.clean.npz", "test.pairs.npz"
 RECORD, LEFT_OUT, ODD, PARTIAL = "encode.json", "left_out.csv", "odd_images.csv", "encode.partial"
-WORK = "encode"  # what is not yet in place is in a temporary folder of this name
+IN_WORK = "encode"  # what is not yet in place is in a temporary folder of this name
 TEXT_ENCODER = "sentence-transformers/all-roberta-large-v1"
 IMAGE_ENCODER = "timm:vit_giant_patch14_dinov2.lvd142m"
 TEST_FRACTION = 0.06  # as the challenge, 1,500 of 26,500
-MAX_WORKERS = 1000
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -134,10 +139,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add_machine_arguments(parser)
     parser.add_argument("--image-batch-size", type=positive_int, default=32, help="images encoded at once")
     parser.add_argument("--text-batch-size", type=positive_int, default=64, help="captions encoded at once")
-    parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="processes that decode images")
+    add_workers_argument(parser)
     args = parser.parse_args(argv)
-    if not 0 <= args.workers <= MAX_WORKERS:
-        parser.error(f"argument --workers: {args.workers} is not from 0 to {MAX_WORKERS:,}")
     if args.test_captions and args.test_fraction is not None:
         parser.error("argument --test-captions: not together with --test-fraction")
     if args.test_fraction is None:
@@ -279,7 +282,7 @@ def _parts(
 
 def _save(out: Path, parts: dict[str, TestCaptions], record: dict[str, Any]) -> None:
     """Write the outputs and their record; at no moment does a file stand beside another run's."""
-    with temporary_folder(out / WORK) as folder:
+    with temporary_folder(out / IN_WORK) as folder:
         for name, part in parts.items():
             if isinstance(part, Pairs) and name != TEST:
                 save_pairs(part, folder / name)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import open_clip
 from PIL import Image
 from torch import Tensor, nn
 
@@ -81,7 +82,16 @@ def _timm(what: str, name: str, weights: Path | None, pooling: str | None) -> Pa
     prefix = getattr(network, "num_prefix_tokens", None)  # of those before the patches', in a vision transformer
     pooling = _choose_pooling(what, pooling, prefix is not None)
     embed = network if pooling == "own" else partial(_timm_patches, network, prefix)
-    return network, prepare, embed, {"pooling": pooling, "preparation": {k: str(v) for k, v in config.items()}}
+    return (
+        network,
+        prepare,
+        embed,
+        {
+            "library": f"timm {timm.__version__}",
+            "pooling": pooling,
+            "preparation": {key: str(value) for key, value in config.items()},
+        },
+    )
 
 
 def _timm_patches(network: Any, prefix: int | None, pixels: Tensor) -> Tensor:
@@ -105,7 +115,9 @@ def _transformers(what: str, name: str, weights: Path | None, pooling: str | Non
     else:
         embed = partial(_transformers_pooled, network.get_image_features if joint else network)
     preparation = {key: str(value) for key, value in processor.to_dict().items()}
-    return network, partial(_process, processor), embed, {"pooling": pooling, "preparation": preparation}
+    library = f"transformers {transformers.__version__}"
+    identity = {"library": library, "pooling": pooling, "preparation": preparation}
+    return network, partial(_process, processor), embed, identity
 
 
 def _process(processor: Any, image: Image.Image) -> Tensor:
@@ -130,7 +142,12 @@ def _open_clip(what: str, name: str, weights: Path | None, pooling: str | None) 
         raise InputError(f"{what}: expected open_clip:MODEL/TAG, or open_clip:MODEL with --image-weights")
     pooling = _choose_pooling(what, pooling, False)
     clip = load_clip(model, tag)
-    identity = {"pooling": pooling, "preparation": clip.identity["preprocess"], "config": clip.identity["config"]}
+    identity = {
+        "library": f"open_clip {open_clip.__version__}",
+        "config": clip.identity["config"],
+        "pooling": pooling,
+        "preparation": clip.identity["preprocess"],
+    }
     return clip.network, clip.preprocess, clip.network.encode_image, identity
 
 

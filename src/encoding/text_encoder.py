@@ -48,6 +48,7 @@ def load_text_encoder(name: str) -> TextEncoder:
         raise InputError(f"{what}: does not encode sentences")
     identity = {
         "encoder": name,
+        "library": f"sentence-transformers {library.__version__}",
         "max_tokens": getattr(network, "max_seq_length", None),
         "weights_sha256": hash_weights(network.state_dict()),
     }

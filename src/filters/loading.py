@@ -26,7 +26,7 @@ from src.data.pairs import Pairs
 from src.filters.clip_model import Clip
 from src.filters.pictures import ImageFolder
 
-Batch = TypeVar("Batch", covariant=True)
+Loaded = TypeVar("Loaded", covariant=True)
 BLACK = Image.new("RGB", (64, 64))  # stands in for an image that cannot be read
 BATCHES_A_WORKER = 3  # that are in shared memory at once: two that wait, one that is at work
 WITHOUT_WORKERS = "run again to continue, with --workers 0, or with more memory (docker run --memory 8g --shm-size 2g)"
@@ -94,15 +94,15 @@ def read_pictures(
     return torch.stack(pixels), unreadable, odd
 
 
-class Batches(Protocol[Batch]):
+class Batches(Protocol[Loaded]):
     """A map-style dataset whose items, of `nbytes` of pixels each, are dataclasses that may hold tensors."""
 
     nbytes: int
 
-    def __getitem__(self, batch: int, /) -> Batch: ...
+    def __getitem__(self, batch: int, /) -> Loaded: ...
 
 
-def load_batches(batches: Batches[Batch], todo: list[int], workers: int) -> Iterator[Batch]:
+def load_batches(batches: Batches[Loaded], todo: list[int], workers: int) -> Iterator[Loaded]:
     """Read batches in so many processes, none for this one; by way of shared memory, or of pipes where there is too
     little: in a container there are 64 MB, and a worker that cannot have more hangs or is killed."""
     workers = min(workers, len(todo))
