@@ -141,7 +141,10 @@ def _open_clip(what: str, name: str, weights: Path | None, pooling: str | None) 
     if not model or not tag:
         raise InputError(f"{what}: expected open_clip:MODEL/TAG, or open_clip:MODEL with --image-weights")
     pooling = _choose_pooling(what, pooling, False)
-    clip = load_clip(model, tag)
+    of_tag = {} if weights else open_clip.get_pretrained_cfg(model, tag)
+    repository = "/".join(of_tag.get("hf_hub", "").split("/")[:2])
+    with loading(what, repository or None):
+        clip = load_clip(model, tag)
     identity = {
         "library": f"open_clip {open_clip.__version__}",
         "config": clip.identity["config"],
