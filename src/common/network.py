@@ -16,7 +16,7 @@ def require_network(what: str) -> None:
         raise InputError(f"{what} is to be downloaded, but HF_HUB_OFFLINE is set")
     hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     try:
-        urllib.request.urlopen(urllib.request.Request(hub, method="HEAD"), timeout=SECONDS).close()
+        urllib.request.build_opener().open(urllib.request.Request(hub, method="HEAD"), timeout=SECONDS).close()
     except urllib.error.HTTPError:  # an answer
         pass
     except (OSError, ValueError) as error:

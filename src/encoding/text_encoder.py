@@ -15,15 +15,16 @@ from src.training.machine import Machine
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TextEncoder:
-    """`identity` records its name, the tokens of a caption that it reads at most, and a hash of its weights."""
+    """`identity` records its name, its steps, how many tokens of a caption it reads, and a hash of its weights."""
 
     network: Any  # a SentenceTransformer
     identity: dict[str, Any]
 
     def __str__(self) -> str:
-        tokens = self.identity["max_tokens"]
+        tokens, modules = self.identity["max_tokens"], ", ".join(self.identity["modules"])
         weights = f"weights {self.identity['weights_sha256'][:16]}"
-        return f"{self.identity['encoder']}, {f'up to {tokens} tokens' if tokens else 'any length'} ({weights})"
+        length = f"up to {tokens} tokens" if tokens else "any length"
+        return f"{self.identity['encoder']}: {modules}, {length} ({weights})"
 
     def to(self, machine: Machine) -> None:
         self.network.to(machine.device)
@@ -49,6 +50,7 @@ def load_text_encoder(name: str) -> TextEncoder:
     identity = {
         "encoder": name,
         "library": f"sentence-transformers {library.__version__}",
+        "modules": [type(module).__name__ for module in network.children()],
         "max_tokens": getattr(network, "max_seq_length", None),
         "weights_sha256": hash_weights(network.state_dict()),
     }
