@@ -76,7 +76,7 @@ def _timm(what: str, name: str, weights: Path | None, pooling: str | None) -> Pa
         if known and not repository:
             raise InputError(f"{what}: timm has no weights of it; name them by --image-weights")
     with loading(what, repository):
-        network = timm.create_model(name, pretrained=True, **options)
+        network: Any = timm.create_model(name, pretrained=True, **options)
         network.reset_classifier(0)  # not before: without a classifier timm takes any weights for the network's
         config = timm.data.resolve_model_data_config(network)
         prepare = timm.data.create_transform(**config, is_training=False)

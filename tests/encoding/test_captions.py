@@ -1,6 +1,7 @@
 """Captions files of every kind, and what is wrong with them."""
 
 import json
+import sys
 
 import pytest
 
@@ -135,6 +136,6 @@ def test_parquet(tmp_path):
 
 
 def test_parquet_needs_a_package_that_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(InputError, match=r"pairs\.parquet needs pyarrow.*: pip install pyarrow"):
         read(tmp_path, b"PAR1", "pairs.parquet")
