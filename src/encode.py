@@ -49,7 +49,7 @@ from src.common.cli import (
     record_arguments,
 )
 from src.common.endings import run_main
-from src.common.files import InputError, atomic_path, read_json, temporary_folder, try_outputs, write_json
+from src.common.files import InputError, atomic_path, read_json, sha256, temporary_folder, try_outputs, write_json
 from src.data.pairs import Pairs, TestCaptions, fingerprint, save_pairs, save_test_captions
 from src.data.splits import in_turns, validation_images
 from src.encoding.captions import Captions, read_captions
@@ -100,12 +100,15 @@ def main(argv: list[str] | None = None) -> None:
         )
 
     usable = known & ~np.isnan(images.values[gallery.image_of_caption, 0])
+    if not usable[:count].any():
+        raise InputError(f"{args.captions}: none of its captions has an image that can be read, see {out / LEFT_OUT}")
 
     def make(some: np.ndarray) -> Pairs:
         return make_pairs(some, captions.texts, text_embeddings, gallery, images.values)
 
     parts = _parts(args, captions, count, usable, make, text_embeddings)
-    record = {"arguments": record_arguments(args), **made}
+    inputs = {str(path): sha256(path) for path in read if path}
+    record = {"arguments": record_arguments(args), "inputs": inputs, **made}
     _save(out, parts, record)
     shutil.rmtree(out / PARTIAL, ignore_errors=True)
     _summarise(args.output_dir, parts, captions, gallery, images, usable)
@@ -161,7 +164,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 def _refuse_to_overwrite(out: Path) -> None:
     """Raises InputError if one of the outputs is there and is not as an earlier run left it."""
     made: Any = {}
-    with suppress(InputError):
+    with suppress(InputError, TypeError, LookupError):  # there is none, or it is something else
         made = read_json(out / RECORD)["files"]
     for name in OUTPUTS:
         if (out / name).exists():

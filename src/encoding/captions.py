@@ -67,7 +67,7 @@ def read_captions(
     rows = _coco(path) if suffix == ".json" else (_parquet if suffix == ".parquet" else _text)(path, *named)
     captions = Captions()
     for row in rows:
-        place = f"{path.name} {row.place}"
+        place = f"{path} {row.place}"
         broken = row.broken or _broken(row.image, row.caption)
         if broken:
             captions.broken[place] = broken

@@ -145,7 +145,7 @@ def test_what_is_left_out_is_counted_and_listed(photos, arguments, tmp_path, cap
     assert pairs.image_names[pairs.image_of_caption].tolist() == ["1.jpg", "1.jpg", "2.JPG", "2.JPG"]
     listed = (tmp_path / "out/left_out.csv").read_text()
     for line, told in (
-        ("broken line,captions.txt line 7,1 columns", "broken lines    1 left out"),
+        ("captions.txt line 7,1 columns; the header has 2", "broken lines    1 left out"),
         ("missing image,gone.jpg,no such file", "missing images  2, with 2 captions"),
         ("missing image,../2.jpg,its name leads out of the folder", "missing images  2"),
         ("unreadable image,3.jpg,UnidentifiedImageError", "bad images      1 that cannot be read, with 2 captions"),
@@ -155,6 +155,26 @@ def test_what_is_left_out_is_counted_and_listed(photos, arguments, tmp_path, cap
         assert told in out
     assert "odd lines       1 read all the same" in out
     assert "found as 2.jpg" in (tmp_path / "out/odd_images.csv").read_text()
+
+
+def test_pairs_of_no_image_that_can_be_read_are_not_written(photos, arguments, tmp_path):
+    for name in "123":
+        (photos / f"{name}.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match=r"none of its captions has an image that can be read"):
+        encode.main(arguments(on_bad_image="drop"))
+    shutil.rmtree(photos)
+    photos.mkdir()
+    (photos / "captions.txt").write_text(CAPTIONS[1])
+    with pytest.raises(InputError, match=r"none of its 5 captions has an image; as 1\.jpg: no such file"):
+        encode.main(arguments())
+    assert not (tmp_path / "out/train.npz").exists()
+
+
+def test_lines_of_both_captions_files_are_told_though_these_are_called_the_same(photos, arguments, tmp_path, capsys):
+    for folder in (photos, tmp_path):
+        (folder / "captions.txt").write_text(CAPTIONS[1] + "only a name\n")
+    encode.main(arguments(test_captions=tmp_path / "captions.txt", test_fraction=None))
+    assert "broken lines  2 left out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("part", ["image", "caption"])
@@ -204,6 +224,9 @@ def test_data_that_it_did_not_make_are_not_overwritten(arguments, tmp_path):
         with pytest.raises(InputError, match=f"{foreign.name}: exists and was not made by this command.*--overwrite"):
             encode.main(arguments())
         assert foreign.read_bytes() == b"mine"
+    (tmp_path / "out/encode.json").write_text("[]")
+    with pytest.raises(InputError, match="was not made by this command"):
+        encode.main(arguments())
     encode.main([*arguments(), "--overwrite"])
     assert (tmp_path / "out/train.npz").read_bytes() == before
 
