@@ -26,7 +26,6 @@ equal scores in the order of the file. With --output-npz OUT.npz and --scores-ou
 
 import argparse
 import math
-import os
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -37,6 +36,7 @@ import numpy as np
 from src.common.cli import (
     Parser,
     add_machine_arguments,
+    add_workers_argument,
     command,
     positive_int,
     print_next,
@@ -46,7 +46,7 @@ from src.common.cli import (
 from src.common.endings import run_main
 from src.common.files import InputError, try_outputs
 from src.common.paths import CLIP_NPZ, FILTERED_DIR, IMAGES_ROOT, TRAIN_NPZ
-from src.common.processes import local_world_size, rank
+from src.common.processes import rank
 from src.data.keep_lists import KeepList, check_output, save_filtered
 from src.data.pairs import Pairs, fingerprint, open_pairs
 from src.filters.cut import cut_value, drop_lowest
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
 
 SCORES_NPY = FILTERED_DIR / "train_clip_scores_raw.npy"
 PARTIAL = ".partial.jsonl"
-MAX_WORKERS = 1000
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -148,13 +147,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add_machine_arguments(parser)
     parser.add_argument("--image-batch-size", type=positive_int, default=128, help="images encoded at once")
     parser.add_argument("--text-batch-size", type=positive_int, default=512, help="captions encoded at once, at most")
-    cores = max(1, (os.cpu_count() or 1) // local_world_size())
-    parser.add_argument("--workers", type=int, default=min(8, cores), help="processes that decode images; 0: this one")
+    add_workers_argument(parser)
     args = parser.parse_args(argv)
     if not 0 <= args.drop_fraction < 1:
         parser.error(f"argument --drop-fraction: {args.drop_fraction} is not from 0 to below 1")
-    if not 0 <= args.workers <= MAX_WORKERS:
-        parser.error(f"argument --workers: {args.workers} is not from 0 to {MAX_WORKERS:,}")
     for flag, numbers, least in (("mean", args.image_mean, -math.inf), ("std", args.image_std, 0)):
         if not all(least < number < math.inf for number in numbers or ()):
             parser.error(f"argument --image-{flag}: {' '.join(map(str, numbers))} are not numbers that can be used")

@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "sample": {"common", "data"},
     "training": {"common", "data"},
     "filters": {"common", "data", "training"},
+    "encoding": {"common", "data", "filters", "training"},
     "ensembles": {"common", "data", "training"},
     "search": {"common", "data", "training"},
     "retrieval": {"common", "data", "training", "filters", "ensembles"},

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import math
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -10,9 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from src.common.endings import fail
+from src.common.processes import local_world_size
 
 if TYPE_CHECKING:
     import pandas as pd
+
+MAX_WORKERS = 1000
 
 
 SCREEN = 100  # columns
@@ -80,6 +84,20 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "float32", "bfloat16"),
         help="of the translator's matrix products; auto is bfloat16 where the hardware has it",
     )
+
+
+def add_workers_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--workers`, by default one a core of those that this process has to itself."""
+    cores = max(1, (os.cpu_count() or 1) // local_world_size())
+    parser.add_argument(
+        "--workers", type=_workers, default=min(8, cores), help="processes that decode images; 0: this one"
+    )
+
+
+def _workers(text: str) -> int:
+    if not 0 <= (value := int(text)) <= MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to {MAX_WORKERS:,}")
+    return value
 
 
 def record_arguments(args: argparse.Namespace) -> dict[str, Any]:

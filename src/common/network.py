@@ -1,4 +1,4 @@
-"""Whether there is a network: libraries that download try for a minute before they say that there is none."""
+"""Whether there is a network to download by: clients of the Hugging Face Hub try for a minute before they give up."""
 
 import os
 import threading
@@ -11,22 +11,24 @@ HUB, SECONDS = "https://huggingface.co", 3
 
 
 def require_network(what: str) -> None:
-    """Ask the Hugging Face Hub, or the mirror that HF_ENDPOINT names, whether it is there, through the proxies of the
-    environment. Raises InputError within seconds if `what` cannot be downloaded."""
-    host, found = os.environ.get("HF_ENDPOINT") or HUB, [f"no answer in {SECONDS} s"]
+    """Raises InputError, saying `what` is to be downloaded, if the Hub, or the mirror that HF_ENDPOINT names, does not
+    answer within seconds, by the proxies of the environment, or if HF_HUB_OFFLINE forbids to ask it."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise InputError(f"{what} is to be downloaded, but HF_HUB_OFFLINE is set")
+    hub, reasons = os.environ.get("HF_ENDPOINT") or HUB, [f"no answer in {SECONDS} s"]
 
     def ask() -> None:
         try:
-            urllib.request.build_opener().open(urllib.request.Request(host, method="HEAD"), timeout=SECONDS).close()
+            urllib.request.build_opener().open(urllib.request.Request(hub, method="HEAD"), timeout=SECONDS).close()
         except urllib.error.HTTPError:
             pass  # is an answer, too
         except (OSError, ValueError) as error:
-            found[:] = [str(getattr(error, "reason", error))]
+            reasons[:] = [str(getattr(error, "reason", error))]
             return
-        found.clear()
+        reasons.clear()
 
     asking = threading.Thread(target=ask, daemon=True)  # names may take longer to look up than any timeout
     asking.start()
     asking.join(SECONDS)
-    if found:
-        raise InputError(f"no network to download {what}: {host}: {found[0]}")
+    if reasons:
+        raise InputError(f"{what} is to be downloaded, but {hub} cannot be reached ({reasons[0]})")

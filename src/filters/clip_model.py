@@ -104,7 +104,7 @@ def load_clip(model: str, pretrained: str, **settings: Any) -> Clip:
         "pretrained": pretrained,
         "config": open_clip.get_model_config(name) | quick_gelu,
         "preprocess": open_clip.get_model_preprocess_cfg(network),
-        "weights_sha256": _hash(network.state_dict()),
+        "weights_sha256": hash_weights(network.state_dict()),
     }
     return Clip(network=network, preprocess=preprocess, tokenize=tokenize, identity=identity)
 
@@ -204,7 +204,8 @@ def _is_of(tag_config: dict[str, Any], path: Path, digest: str) -> bool:
     return digest.startswith(found[0]) if found else bool(url) and path.name == url.rpartition("/")[2]
 
 
-def _hash(state: dict[str, Tensor]) -> str:
+def hash_weights(state: dict[str, Tensor]) -> str:
+    """A SHA-256 of names, dtypes, shapes and values, on the CPU, as 64 hex digits."""
     digest = hashlib.sha256()
     for name, tensor in state.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

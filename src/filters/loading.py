@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import queues
-from typing import Any
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from src.data.pairs import Pairs
 from src.filters.clip_model import Clip
 from src.filters.pictures import ImageFolder
 
+Loaded = TypeVar("Loaded", covariant=True)
 BLACK = Image.new("RGB", (64, 64))  # stands in for an image that cannot be read
 BATCHES_A_WORKER = 3  # that are in shared memory at once: two that wait, one that is at work
 WITHOUT_WORKERS = "run again to continue, with --workers 0, or with more memory (docker run --memory 8g --shm-size 2g)"
@@ -64,24 +65,44 @@ class ImageBatches(Dataset):
     def __getitem__(self, batch: int) -> ImageBatch:
         captions = self.captions[batch]
         image_of_caption = self.file_of_caption[captions] - batch * self.size
-        pixels: list[Tensor] = []
+        pixels, reasons, odd = read_pictures(self.folder, self.files[batch], self.preprocess)
         unreadable: dict[int, str] = {}
-        odd: dict[str, str] = {}
-        for image, name in enumerate(self.files[batch]):
-            lines: list[str] = []
-            try:
-                picture = self.folder.read(name, lines)
-            except InputError as error:
-                picture = BLACK
-                unreadable |= dict.fromkeys(captions[image_of_caption == image].tolist(), str(error))
-            else:
-                odd |= {name: "; ".join(lines)} if lines else {}
-            pixels.append(self.preprocess(picture))
+        for image, reason in reasons.items():
+            unreadable |= dict.fromkeys(captions[image_of_caption == image].tolist(), reason)
         tokens = self.tokenize(self.texts[captions].tolist())
-        return ImageBatch(torch.stack(pixels), tokens, torch.from_numpy(image_of_caption), unreadable, odd)
+        return ImageBatch(pixels, tokens, torch.from_numpy(image_of_caption), unreadable, odd)
 
 
-def load_batches(batches: ImageBatches, todo: list[int], workers: int) -> Iterator[ImageBatch]:
+def read_pictures(
+    folder: ImageFolder, names: list[str], preprocess: Callable[[Image.Image], Tensor]
+) -> tuple[Tensor, dict[int, str], dict[str, str]]:
+    """Images by name as pixels (b, 3, S, S) float32, black where one cannot be read; why, {its place: reason}; what is
+    odd about those that can, {name: what}."""
+    pixels: list[Tensor] = []
+    unreadable: dict[int, str] = {}
+    odd: dict[str, str] = {}
+    for place, name in enumerate(names):
+        lines: list[str] = []
+        try:
+            picture = folder.read(name, lines)
+        except InputError as error:
+            picture = BLACK
+            unreadable[place] = str(error)
+        else:
+            odd |= {name: "; ".join(lines)} if lines else {}
+        pixels.append(preprocess(picture))
+    return torch.stack(pixels), unreadable, odd
+
+
+class Batches(Protocol[Loaded]):
+    """A map-style dataset whose items, of `nbytes` of pixels each, are dataclasses that may hold tensors."""
+
+    nbytes: int
+
+    def __getitem__(self, batch: int, /) -> Loaded: ...
+
+
+def load_batches(batches: Batches[Loaded], todo: list[int], workers: int) -> Iterator[Loaded]:
     """Read batches in so many processes, none for this one; by way of shared memory, or of pipes where there is too
     little: in a container there are 64 MB, and a worker that cannot have more hangs or is killed."""
     workers = min(workers, len(todo))
@@ -99,7 +120,7 @@ def load_batches(batches: ImageBatches, todo: list[int], workers: int) -> Iterat
             warnings.simplefilter("ignore")  # of more workers than this machine has cores
             return iter(
                 DataLoader(
-                    batches,
+                    cast(Dataset, batches),
                     batch_size=None,
                     sampler=todo,
                     num_workers=workers,
@@ -125,7 +146,7 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _as_arrays(batch: ImageBatch) -> ImageBatch:
+def _as_arrays(batch: Any) -> Any:
     """The batch without tensors, which are sent in shared memory."""
     arrays: dict[str, Any] = {key: value.numpy() for key, value in vars(batch).items() if isinstance(value, Tensor)}
     return replace(batch, **arrays)
