@@ -19,7 +19,7 @@ from src.common.cli import Parser, print_settings
 from src.common.endings import run_main
 from src.common.files import InputError, copy_file, try_outputs
 from src.common.processes import restarts
-from src.flags import add_job_arguments, add_recipe_arguments, data_paths, override
+from src.flags import add_job_arguments, add_log_argument, add_recipe_arguments, data_paths, override
 from src.training.recipe import BASELINE, RECIPE_HELP, describe_recipe, load_recipe, sized
 from src.training.runs import BEST_MRR, CURVES, REFIT, RUN_JSON, SUBMISSION, RunRecord, State, folder_name, state_of
 
@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
         metavar="CSV",
     )
     parser.add_argument("--resume", action="store_true", help="continue the interrupted run of the same name")
+    add_log_argument(parser)
     add_recipe_arguments(parser, BASELINE)
     args = parser.parse_args(argv)
     base = load_recipe(args.recipe)
@@ -43,8 +44,10 @@ def main(argv: list[str] | None = None) -> None:
     from src.training.inputs import open_training_data  # after the command line: torch takes seconds to import
     from src.training.job import describe_data, help_to_train, train_run
     from src.training.machine import choose_machine
+    from src.training.scalars import require_log
     from src.training.world import join_world
 
+    require_log(args.log)
     machine = choose_machine(args.device, args.precision)
     world = join_world(machine.device)
     submission = None if args.submission == "none" else Path(args.submission or f"submission_mrr_{base.name}.csv")
@@ -72,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     how: dict[str, Any] = {"machine": machine, "world": world, "resume": args.resume, "predict": predict}
     if not world.first:
         return help_to_train(recipe, data, run_dir, **how)
-    record = train_run(recipe, data, run_dir, linear=True, **how)
+    record = train_run(recipe, data, run_dir, linear=True, log=args.log, **how)
     if submission:
         copy_file(run_dir / SUBMISSION, submission)
     print_result(record, run_dir, submission)

@@ -41,6 +41,12 @@ def add_job_arguments(
     add_machine_arguments(parser)
 
 
+def add_log_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--log`, which `src.training.scalars.require_log` checks."""
+    log = "write every epoch's figures to the run's folder (tensorboard --logdir models) or to WANDB_PROJECT, too"
+    parser.add_argument("--log", default="none", choices=("none", "tensorboard", "wandb"), help=log)
+
+
 def data_paths(args: argparse.Namespace, *, with_test: bool = True) -> "DataPaths":
     from src.training.inputs import DataPaths
 
