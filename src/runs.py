@@ -220,13 +220,19 @@ def fitted(table: "pd.DataFrame", width: int) -> "pd.DataFrame":
 
 
 def _shortened(texts: list[str], width: int) -> list[str]:
-    """Texts without their middle, so far to the left of it that those which differ still do, if that can be."""
+    """Texts without their middle, or without what comes before and after a part of it, such that those which differ
+    still do, if that can be."""
 
-    def cut(head: int) -> list[str]:
-        return [text if len(text) <= width else f"{text[:head]}…{text[head + 1 - width :]}" for text in texts]
+    def cut(head: int, end: int) -> list[str]:
+        """The first `head` characters, and of those from the `end`-th last one on what there is room for."""
+        tail = width - head - 1
+        ends = (text[-end:] if end <= tail else f"{text[-end:][: tail - 1]}…" for text in texts)
+        return [text if len(text) <= width else f"{text[:head]}…{last}" for text, last in zip(texts, ends, strict=True)]
 
-    heads = range(width // 2, 0, -1)
-    return cut(next((head for head in heads if len(set(cut(head))) == len(set(texts))), width // 2))
+    longest = max(map(len, texts))
+    ways = [(head, width - head - 1) for head in range(width // 2, 0, -1)]
+    ways += [(width // 3, end) for end in range(width, longest)]
+    return next((short for way in ways if len(set(short := cut(*way))) == len(set(texts))), cut(*ways[0]))
 
 
 def compare_runs(args: argparse.Namespace) -> None:

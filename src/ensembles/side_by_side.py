@@ -25,7 +25,7 @@ from src.training.runs import BEST_MRR, DataRecord, State
 HISTORY = "history.csv"
 OF_TRAINING = ("train_loss", "lr", "strength")  # recorded beside the measures of the best epoch
 WHOLE = ("median_rank", "best epoch", "epochs")
-COLUMNS = ("epoch", "mrr", "train_loss")
+PLOTTED = ("epoch", "mrr", "train_loss")
 
 
 def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -97,6 +97,7 @@ def paired(ours: Run, theirs: Run, device: torch.device, on: Path | None = None)
     for run in (ours, theirs):
         if run.record.status != State.FINISHED:
             raise InputError(f"{run.folder}: is not finished ({run.record.status})")
+    for run in (ours, theirs):
         require_file(run.folder / BEST_MRR)
     pairs = open_pairs(on) if on else _validation_pairs(ours, theirs)
     part = held_out_part(pairs, [ours, theirs], device)
@@ -131,7 +132,7 @@ def read_history(run: Run) -> pd.DataFrame | None:
         return None
     try:
         table = pd.read_csv(path)
-        return table.astype(dict.fromkeys(COLUMNS, float))
+        return table.astype(dict.fromkeys(PLOTTED, float))
     except (ValueError, KeyError) as error:  # pandas' own errors, too
         raise InputError(f"{path}: not a run's history ({str(error).strip()})") from None
 
