@@ -5,6 +5,7 @@
     python train_mrr.py --recipe auto                    # the recipe to win by, suited to the number of captions
     python train_mrr.py --lr 1e-3 --tau 0.02             # the baseline with other hyperparameters
     python train_mrr.py --resume                         # continue after an interruption
+    python train_mrr.py --log tensorboard                # watch it: tensorboard --logdir models; or wandb
     torchrun --nproc-per-node=4 train_mrr.py             # on four GPUs: each has a share of every batch
     python train_mrr.py --train-npz data/filtered/train_clip_q0.10_from_raw.npz
 

@@ -43,7 +43,10 @@ def add_job_arguments(
 
 def add_log_argument(parser: argparse.ArgumentParser) -> None:
     """Add `--log`, which `src.training.scalars.require_log` checks."""
-    log = "write every epoch's figures to the run's folder (tensorboard --logdir models) or to WANDB_PROJECT, too"
+    log = (
+        "write every epoch's figures to the run's folder (tensorboard --logdir models) or to WANDB_PROJECT, too; after "
+    )
+    log += "torchrun, which has flags of such a name, put -- before the script"
     parser.add_argument("--log", default="none", choices=("none", "tensorboard", "wandb"), help=log)
 
 

@@ -258,12 +258,12 @@ def compare_runs(args: argparse.Namespace) -> None:
         raise InputError(f"{folders[0]}: is named twice; name two runs")
     ours, theirs = runs = [Run(folder, record) for folder in folders if (record := read_run(folder))]
     try_outputs([args.output], [args.on])
-    print_differences(ours, theirs)
-    print_paired(ours, theirs, device, args.on)
     tables = map(read_history, runs)
     histories = {label: table for label, table in zip(labels_of(runs), tables, strict=True) if table is not None}
     if histories:
         plot_overlaid(histories, args.output)
+    print_differences(ours, theirs)
+    print_paired(ours, theirs, device, args.on)
     print_settings("Curves", {"picture": args.output if histories else "none: neither has trained an epoch yet"})
 
 
