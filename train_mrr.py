@@ -5,6 +5,7 @@
     python train_mrr.py --recipe auto                    # the recipe to win by, suited to the number of captions
     python train_mrr.py --lr 1e-3 --tau 0.02             # the baseline with other hyperparameters
     python train_mrr.py --resume                         # continue after an interruption
+    python train_mrr.py --log tensorboard                # watch it: tensorboard --logdir models; or wandb
     torchrun --nproc-per-node=4 train_mrr.py             # on four GPUs: each has a share of every batch
     python train_mrr.py --train-npz data/filtered/train_clip_q0.10_from_raw.npz
 
@@ -20,7 +21,14 @@ from src.common.endings import run_main
 from src.common.files import InputError, copy_file, try_outputs
 from src.common.paths import MODELS_DIR, TRAIN_NPZ
 from src.common.processes import restarts
-from src.flags import add_job_arguments, add_recipe_arguments, check_command, data_paths, override
+from src.flags import (
+    add_job_arguments,
+    add_log_argument,
+    add_recipe_arguments,
+    check_command,
+    data_paths,
+    override,
+)
 from src.training.recipe import BASELINE, RECIPE_HELP, describe_recipe, load_recipe, sized
 from src.training.runs import BEST_MRR, CURVES, REFIT, RUN_JSON, SUBMISSION, RunRecord, State, folder_name, state_of
 
@@ -36,6 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         metavar="CSV",
     )
     parser.add_argument("--resume", action="store_true", help="continue the interrupted run of the same name")
+    add_log_argument(parser)
     add_recipe_arguments(parser, BASELINE)
     args = parser.parse_args(argv)
     base = load_recipe(args.recipe)
@@ -44,8 +53,10 @@ def main(argv: list[str] | None = None) -> None:
     from src.training.inputs import open_training_data  # after the command line: torch takes seconds to import
     from src.training.job import describe_data, help_to_train, train_run
     from src.training.machine import choose_machine
+    from src.training.scalars import require_log
     from src.training.world import join_world
 
+    require_log(args.log)
     machine = choose_machine(args.device, args.precision)
     world = join_world(machine.device)
     submission = None if args.submission == "none" else Path(args.submission or f"submission_mrr_{base.name}.csv")
@@ -73,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     how: dict[str, Any] = {"machine": machine, "world": world, "resume": args.resume, "predict": predict}
     if not world.first:
         return help_to_train(recipe, data, run_dir, **how)
-    record = train_run(recipe, data, run_dir, linear=True, **how)
+    record = train_run(recipe, data, run_dir, linear=True, log=args.log, **how)
     if submission:
         copy_file(run_dir / SUBMISSION, submission)
     print_result(record, run_dir, submission)

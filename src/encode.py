@@ -53,6 +53,7 @@ from src.common.files import InputError, atomic_path, read_json, sha256, tempora
 from src.data.pairs import Pairs, TestCaptions, fingerprint, save_pairs, save_test_captions
 from src.data.splits import in_turns, validation_images
 from src.encoding.captions import Captions, read_captions
+from src.encoding.challenge import IMAGE_ENCODER, TEXT_ENCODER
 
 if TYPE_CHECKING:
     from src.encoding.embedding import Embedded
@@ -61,8 +62,6 @@ if TYPE_CHECKING:
 TRAIN, TEST, TEST_PAIRS = OUTPUTS = "train.npz", "test.clean.npz", "test.pairs.npz"
 RECORD, LEFT_OUT, ODD, PARTIAL = "encode.json", "left_out.csv", "odd_images.csv", "encode.partial"
 IN_WORK = "encode"  # what is not yet in place is in a temporary folder of this name
-TEXT_ENCODER = "sentence-transformers/all-roberta-large-v1"
-IMAGE_ENCODER = "timm:vit_giant_patch14_dinov2.lvd142m"
 TEST_FRACTION = 0.06  # as the challenge, 1,500 of 26,500
 
 

@@ -32,7 +32,7 @@ from src.common.endings import run_main
 from src.common.files import InputError, try_outputs
 from src.common.paths import MODELS_DIR, TRAIN_NPZ
 from src.ensembles.members import UNLIKE
-from src.flags import add_job_arguments, check_command, data_paths
+from src.flags import add_job_arguments, add_log_argument, check_command, data_paths
 from src.training.recipe import load_recipe, sized
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     output = Path("submission_ensemble_unlike.csv")
     train.add_argument("--submission", type=Path, default=output, metavar="CSV", help="the weighted mean's")
     add_job_arguments(train, models_dir=MODELS_DIR / "unlike")
+    add_log_argument(train)
     args = parser.parse_args(argv)
     args.function(args)
 
@@ -337,7 +338,9 @@ def train_unlike(args: argparse.Namespace) -> None:
     from src.training.job import describe_data
     from src.training.machine import choose_machine
     from src.training.runs import SUBMISSION, read_run
+    from src.training.scalars import require_log
 
+    require_log(args.log)
     machine, paths = choose_machine(args.device, args.precision), data_paths(args)
     data = open_training_data(paths, machine.device)
     own = [sized(load_recipe(name), len(data.train.pairs)) for name in UNLIKE]
@@ -352,7 +355,7 @@ def train_unlike(args: argparse.Namespace) -> None:
         "runs": args.models_dir,
     }
     print_settings("Training an ensemble of unlike members", describe_data(paths, data) | settings)
-    tasks = train_in_turn(recipes, 60 * args.minutes, data, machine, args.models_dir)
+    tasks = train_in_turn(recipes, 60 * args.minutes, data, machine, args.models_dir, args.log)
     if tasks:
         print_table(tabulate(tasks), key="run")
     failed = [f"{task.run_dir}: {task.reason}" for task in tasks if task.reason]

@@ -9,7 +9,14 @@ from src.common.files import InputError, require_file, try_outputs
 from src.common.paths import CLIP_NPZ, TRAIN_NPZ
 from src.ensemble import add_combine_arguments, combine_files
 from src.ensembles.members import Ensemble, Member, member_files
-from src.flags import add_job_arguments, add_recipe_arguments, check_command, data_paths, override
+from src.flags import (
+    add_job_arguments,
+    add_log_argument,
+    add_recipe_arguments,
+    check_command,
+    data_paths,
+    override,
+)
 from src.training.recipe import RECIPE_HELP, describe_recipe, load_recipe, sized
 from src.training.runs import RUN_JSON, SUBMISSION
 
@@ -21,6 +28,7 @@ def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -
     parser.add_argument("--dry-run", action="store_true", help="only list what would be trained and what exists")
     parser.add_argument("--recipe", help=f"{RECIPE_HELP} (default: the script's own, {own.name})")
     add_job_arguments(parser, train_npz=ensemble.train_npz)
+    add_log_argument(parser)
     add_recipe_arguments(parser, own, without=("seed",))
     args = parser.parse_args(argv)
     base = load_recipe(args.recipe) if args.recipe else own
@@ -33,8 +41,10 @@ def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -
     from src.training.inputs import open_training_data
     from src.training.job import describe_data
     from src.training.machine import choose_machine
+    from src.training.scalars import require_log
     from src.training.world import join_world
 
+    require_log(args.log)
     machine, paths = choose_machine(args.device, args.precision), data_paths(args)
     world = join_world(machine.device)
     with world.one_after_the_first():
@@ -61,7 +71,7 @@ def train_members(argv: list[str] | None, doc: str | None, ensemble: Ensemble) -
         with Progress(total=len(tasks), desc="members", unit="member", position=0) as bar:
             for turn in world.dealt(len(tasks)):
                 bar.update(turn - bar.n)
-                carried_out[turn] = carry_out(tasks[turn], data, machine)
+                carried_out[turn] = carry_out(tasks[turn], data, machine, args.log)
             for of_process in world.gathered(carried_out):
                 carried_out |= of_process
             bar.update(len(tasks) - bar.n)

@@ -46,6 +46,15 @@ def add_job_arguments(
     add_machine_arguments(parser)
 
 
+def add_log_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--log`, which `src.training.scalars.require_log` checks."""
+    log = (
+        "write every epoch's figures to the run's folder (tensorboard --logdir models) or to WANDB_PROJECT, too; after "
+    )
+    log += "torchrun, which has flags of such a name, put -- before the script"
+    parser.add_argument("--log", default="none", choices=("none", "tensorboard", "wandb"), help=log)
+
+
 def check_command(submission: Path, args: argparse.Namespace) -> str:
     """The check of a submission that a trainer wrote by its flags."""
     files = {"test_npz": (args.test_npz, TEST_NPZ), "train_npz": (args.train_npz, TRAIN_NPZ)}

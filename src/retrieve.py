@@ -20,7 +20,7 @@ from src.common.cli import Parser, add_device_argument, positive_int, print_sett
 from src.common.endings import run_main
 from src.common.files import InputError, require_file, try_outputs
 from src.common.paths import IMAGES_ROOT, MODELS_DIR, TRAIN_NPZ
-from src.retrieval.text_encoder import TEXT_ENCODER
+from src.encoding.challenge import TEXT_ENCODER
 from src.training.runs import best_weights
 
 if TYPE_CHECKING:
@@ -110,8 +110,10 @@ def show(
     """Print and draw what captions and texts find. Raises InputError."""
     import numpy as np
 
+    from src.encoding.text_encoder import load_text_encoder
     from src.retrieval.sheet import caption_rows, check_room, sheet_row, table_lines, write_sheet
-    from src.retrieval.text_encoder import TextEncoder, encode_like
+    from src.retrieval.text_encoder import encode_like
+    from src.training.machine import Machine
 
     sections = {}
     chosen = choice.choose(retriever, np.random.default_rng()) if choice else {}
@@ -120,7 +122,8 @@ def show(
         found = retriever.retrieve(captions, top_k)
         sections[f"captions: {heading}"] = caption_rows(retriever, captions, found, range(len(captions)))
     if texts:
-        vectors = encode_like(retriever.pairs, texts, TextEncoder(encoder, str(retriever.gallery_GV.device)))
+        machine = Machine(retriever.gallery_GV.device)
+        vectors = encode_like(retriever.pairs, texts, load_text_encoder(encoder, "--encoder"), machine)
         found = retriever.retrieve_vectors(vectors, np.full(len(texts), -1), top_k)
         sections["texts"] = [sheet_row(retriever, found, query, text) for query, text in enumerate(texts)]
     for heading, rows in sections.items():

@@ -82,7 +82,7 @@ def image_width(train_npz: Path, test_npz: Path) -> int | None:
 
 def send(path: Path, competition: str, message: str, log: Path, models_dir: Path) -> None:
     """Submit a file to Kaggle and append a row to `log`. Raises InputError, and logs nothing, if Kaggle refuses it."""
-    rows = _read_log(log)  # before anything is sent: it may be damaged
+    rows = read_log(log)  # before anything is sent: it may be damaged
     try_outputs([log], [path])
     digest = sha256(path)
     run_dir, _ = runs_by_submission(models_dir).get(digest, ("", None))
@@ -103,7 +103,7 @@ def wait_for_score(log: Path, competition: str, seconds: float) -> str:
 
 def fill_scores(log: Path, competition: str) -> list[dict[str, str]]:
     """Enter the public scores that `log` lacks, or "error" for what Kaggle could not score. Returns its rows."""
-    rows = _read_log(log)
+    rows = read_log(log)
     ours = [row for row in rows if row["competition"] == competition]
     if not ours:
         return rows
@@ -157,7 +157,8 @@ def _listing(competition: str) -> list[dict[str, str]]:
     return table
 
 
-def _read_log(log: Path) -> list[dict[str, str]]:
+def read_log(log: Path) -> list[dict[str, str]]:
+    """The rows of the table of what was sent. Raises InputError for a file that is none."""
     if not log.exists():
         return []
     with log.open(newline="", encoding="utf-8") as file:

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "encoding": {"common", "data", "filters", "training"},
     "ensembles": {"common", "data", "training"},
     "search": {"common", "data", "training"},
-    "retrieval": {"common", "data", "training", "filters", "ensembles"},
+    "retrieval": {"common", "data", "training", "filters", "ensembles", "encoding"},
 }
 HEAVY = {"torch", "pandas", "matplotlib", "scipy", "optuna", "open_clip"}  # a second or more together
 

@@ -2,12 +2,14 @@
 
 A lock ends with the process that holds it, however that ends. NFS has these locks itself (since Linux 2.6.12 it turns
 flock into them); a file system that has none is an error, not a lock file that outlives a kill.
+
+That somebody is at work in a folder is told by a lock of the folder itself, which leaves no file there.
 """
 
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -36,3 +38,29 @@ class FileLocks:
             yield
         finally:
             self.release(number)
+
+
+@contextmanager
+def at_work(folder: Path) -> Iterator[None]:
+    """Have `is_at_work` tell of it, where the file system can; others are not kept away."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)
+
+
+def is_at_work(folder: Path) -> bool:
+    """Whether a process is `at_work` in a folder; False where the file system cannot tell."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return False

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from src.common.files import InputError, require_file
+from src.common.progress import Progress
 from src.encoding.image_encoder import ImageEncoder
 from src.encoding.shards import Shards
 from src.encoding.text_encoder import TextEncoder
@@ -125,7 +125,7 @@ def _embed(
         print(f"continuing {shards.folder}: {done:,} of {total:,} {unit}s are done", flush=True)
     todo = [batch for batch in range(len(sizes)) if batch not in found]
     if todo:
-        with tqdm(total=total, initial=done, desc=f"embedding {unit}s", unit=unit, smoothing=0.05) as bar:
+        with Progress(total=total, initial=done, desc=f"embedding {unit}s", unit=unit, smoothing=0.05) as bar:
             for batch, (values, odd) in zip(todo, embed(todo), strict=True):
                 shards.write(batch, values, odd)
                 found[batch] = values, odd

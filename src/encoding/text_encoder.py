@@ -36,9 +36,9 @@ class TextEncoder:
         return found.float().cpu().numpy()
 
 
-def load_text_encoder(name: str) -> TextEncoder:
-    """Open an encoder on the CPU, by its name on the Hub or its folder. Raises InputError."""
-    what = f"--text-encoder {name}"
+def load_text_encoder(name: str, flag: str = "--text-encoder") -> TextEncoder:
+    """Open an encoder on the CPU, by its name on the Hub or its folder, as a flag gave it. Raises InputError."""
+    what = f"{flag} {name}"
     library = require_package("sentence_transformers", "sentence-transformers", what)
     local = Path(name).exists()
     # a name without an organisation is one of theirs

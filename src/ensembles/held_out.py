@@ -140,7 +140,8 @@ def common_images(runs: Sequence[Run], on: Pairs) -> np.ndarray:
         if seen := (images & ~held).sum():
             raise InputError(
                 f"{run.folder}: trained on {seen} of the {images.sum()} images that it would be measured on, held "
-                f"out by {fewest.folder}; train all with one --split-seed, or measure with --out-of-fold"
+                f"out by {fewest.folder}; train all with one --split-seed, or use `python -m src.ensemble evaluate "
+                "--out-of-fold`"
             )
     return images
 

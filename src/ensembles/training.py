@@ -44,24 +44,23 @@ def plan(recipe: Recipe, data: TrainingData, run_dir: Path) -> Task:
     return Task(recipe, run_dir, state)
 
 
-def carry_out(task: Task, data: TrainingData, machine: Machine) -> Task:
-    """Do what is left to do. Returns how it ended: finished or failed."""
+def carry_out(task: Task, data: TrainingData, machine: Machine, log: str = "none") -> Task:
+    """Do what is left to do, with a `log` as of `train_run`. Returns how it ended: finished or failed."""
     try:
         if task.state == TO_PREDICT:
             predict_again(task.run_dir, data, machine)
         elif task.state != State.FINISHED:
             resume = task.state == State.TO_RESUME
             bar = {"desc": task.run_dir.name, "position": 1, "leave": False}  # below the one of all members
-            train_run(
-                task.recipe, data, task.run_dir, machine=machine, resume=resume, predict=True, linear=True, bar=bar
-            )
+            how: dict[str, Any] = {"machine": machine, "resume": resume, "log": log, "bar": bar}
+            train_run(task.recipe, data, task.run_dir, predict=True, linear=True, **how)
     except InputError as error:
         return replace(task, state=State.FAILED, reason=str(error))
     return replace(task, state=State.FINISHED)
 
 
 def train_in_turn(
-    recipes: Sequence[Recipe], seconds: float, data: TrainingData, machine: Machine, models_dir: Path
+    recipes: Sequence[Recipe], seconds: float, data: TrainingData, machine: Machine, models_dir: Path, log: str = "none"
 ) -> list[Task]:
     """Train members of the recipes in turn, by seeds 0, 1, … (those in closed form by 0 alone), for so many seconds,
     among them those that finished members recorded. Returns all that are finished, and those that failed.
@@ -85,7 +84,7 @@ def train_in_turn(
                 if task.state in (State.NEW, State.TO_RESUME) and max(took[recipe], default=0) >= left:
                     going.remove(recipe)
                     continue
-                tasks.append(carry_out(task, data, machine))
+                tasks.append(carry_out(task, data, machine, log))
                 bar.update()
                 took[recipe] = _recorded_seconds(recipe, models_dir)
                 if tasks[-1].state == State.FAILED or recipe.model != "mlp":

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from src.common.files import InputError
+from src.common.progress import Progress
 from src.data.pairs import Pairs, open_gallery
 from src.ensembles.held_out import Run
 from src.filters.ranks import CAPTIONS_AT_ONCE, take_best
@@ -82,7 +82,7 @@ class Retriever:
     def _scores(self, text_NT: np.ndarray, rows_n: Tensor, own_n: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Scores (C, G) of some queries at a time, and the rows of their own images, under a bar if they are many."""
         device, few = self.gallery_GV.device, len(rows_n) <= CAPTIONS_AT_ONCE
-        with tqdm(total=len(rows_n), desc="ranking", unit="caption", disable=few) as bar:
+        with Progress(total=len(rows_n), desc="ranking", unit="caption", disable=few) as bar:
             for rows, own in zip(rows_n.split(CAPTIONS_AT_ONCE), own_n.split(CAPTIONS_AT_ONCE), strict=True):
                 prediction = translate(self.translator, torch.from_numpy(text_NT[rows.numpy()]))
                 yield from score_chunks(prediction, self.gallery_GV, own.to(device))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from src.common.files import InputError, now, sha256
+from src.common.locks import at_work
 from src.data.submissions import check_submission, write_submission
 from src.training.checkpoint import EpochRow
 from src.training.closed_form import fit_ridge
@@ -36,6 +37,7 @@ from src.training.runs import (
     state_of,
     write_run,
 )
+from src.training.scalars import logged
 from src.training.world import ALONE, World
 
 TIMING = ("seconds", "captions_per_second")  # of the history: other numbers each time, and no measures
@@ -51,14 +53,16 @@ def train_run(
     resume: bool = False,
     predict: bool = False,
     linear: bool = False,
+    log: str = "none",
     on_epoch: Callable[[EpochRow], None] | None = None,
     bar: dict[str, Any] | None = None,
 ) -> RunRecord:
     """Train, measure, beside a `linear` map if that is asked for, `predict` the test captions into the run's
-    submission, and record it all. Returns the record.
+    submission, and record it all; the history is written to a `log` too, as the epochs end. Returns the record.
 
-    A folder that holds the same run is trained anew, or continued with `resume`. Raises InputError as `fit` does,
-    for a folder that holds another run, and for one that was begun on another kind of device or in another precision.
+    A folder that holds the same run is trained anew, or continued with `resume`. Raises InputError as `fit` and
+    `logged` do, for a folder that holds another run, and for one that was begun on another kind of device or in another
+    precision.
     """
     state_of(run_dir, recipe, data.record)
     provenance = replace(machine.provenance(), processes=world.size)
@@ -79,48 +83,49 @@ def train_run(
         provenance=provenance,
     )
     write_run(run_dir, record)
-    try:
-        result = fit(
-            recipe,
-            split,
-            run_dir,
-            machine=machine,
-            world=world,
-            data_identity=data.record.identity,
-            resume=resume,
-            on_epoch=on_epoch,
-            bar=bar,
+    with at_work(run_dir), logged(log, run_dir, record, on_epoch) as on_epoch:
+        try:
+            result = fit(
+                recipe,
+                split,
+                run_dir,
+                machine=machine,
+                world=world,
+                data_identity=data.record.identity,
+                resume=resume,
+                on_epoch=on_epoch,
+                bar=bar,
+            )
+        except InputError as error:
+            write_run(run_dir, replace(record, status=State.FAILED, reason=str(error), finished=now()))
+            raise
+        measures = {name: value for name, value in result.best.items() if name not in ("epoch", *TIMING)}
+        compared = (result.best["mrr"] if recipe.model == "linear" else linear_mrr(split)) if linear else None
+        results = Results(
+            measures=measures,
+            own_measures=split.own_validation.measure(result.translator) if split.own_validation else None,
+            linear_mrr=compared,
+            best_epoch=int(result.best["epoch"]),
+            best_loss_epoch=result.best_loss_epoch,
+            epochs=len(result.history),
+            stopped=result.stopped,
+            training_seconds=sum(row["seconds"] for row in result.history),
         )
-    except InputError as error:
-        write_run(run_dir, replace(record, status=State.FAILED, reason=str(error), finished=now()))
-        raise
-    measures = {name: value for name, value in result.best.items() if name not in ("epoch", *TIMING)}
-    compared = (result.best["mrr"] if recipe.model == "linear" else linear_mrr(split)) if linear else None
-    results = Results(
-        measures=measures,
-        own_measures=split.own_validation.measure(result.translator) if split.own_validation else None,
-        linear_mrr=compared,
-        best_epoch=int(result.best["epoch"]),
-        best_loss_epoch=result.best_loss_epoch,
-        epochs=len(result.history),
-        stopped=result.stopped,
-        training_seconds=sum(row["seconds"] for row in result.history),
-    )
-    record = replace(
-        record,
-        status=State.FINISHED,
-        results=results,
-        parameters=result.translator.num_parameters,
-        weights={name: sha256(run_dir / name) for name in (BEST_MRR, BEST_LOSS)},
-        finished=now(),
-    )
-    if predict and data.test:
-        record = _predict(record, data, run_dir, machine=machine, world=world, resume=resume, bar=bar)
-    write_run(run_dir, record)
-    # Last, and the second after the first: as long as anything is missing, the run can be resumed.
-    for name in (REFIT_LAST, LAST):
-        (run_dir / name).unlink(missing_ok=True)
-    return record
+        record = replace(
+            record,
+            status=State.FINISHED,
+            results=results,
+            parameters=result.translator.num_parameters,
+            weights={name: sha256(run_dir / name) for name in (BEST_MRR, BEST_LOSS)},
+            finished=now(),
+        )
+        if predict and data.test:
+            record = _predict(record, data, run_dir, machine=machine, world=world, resume=resume, bar=bar)
+        write_run(run_dir, record)
+        # Last, and the second after the first: as long as anything is missing, the run can be resumed.
+        for name in (REFIT_LAST, LAST):
+            (run_dir / name).unlink(missing_ok=True)
+        return record
 
 
 def help_to_train(

@@ -201,6 +201,13 @@ def difference(recipe: Recipe, base: Recipe) -> str:
     return ",".join(f"{name}={ours[name]}" for name in changed)
 
 
+def named_recipe(recipe: Recipe) -> Recipe:
+    """The named recipe that another was made of: of those of its name, or else of all, the one it changes least."""
+    named = (*RECIPES.values(), AUTO, *(sized(AUTO, captions) for captions in SIZES))
+    own = [each for each in named if each.name == recipe.name]
+    return min(own or named, key=lambda each: difference(recipe, each).count("="))
+
+
 def describe_recipe(recipe: Recipe, base: Recipe) -> str:
     """ "strong with lr=0.002": a recipe as the opening lines of a script tell it."""
     changes = difference(recipe, base)

@@ -1,46 +1,43 @@
-"""Texts become embeddings like those of the captions, or it is said why not; by an encoder in the library's place."""
-
-import sys
-from types import ModuleType
+"""Texts become embeddings like those of the captions, or it is said why not."""
 
 import numpy as np
 import pytest
 
 from src.common.files import InputError
-from src.retrieval.text_encoder import TextEncoder, encode_like
+from src.retrieval.text_encoder import encode_like
+from tests.training.conftest import MACHINE
 
 
 @pytest.fixture
-def library(pairs, monkeypatch):
-    """The library with one model, which makes the embeddings of the pairs: `library(change)` changes them."""
-
-    def put(change):
-        class SentenceTransformer:
-            def __init__(self, name, device):
-                if name != "the-model":
-                    raise OSError(f"{name} is not\na model")
-
-            def encode(self, texts, convert_to_numpy, show_progress_bar):
-                known = dict(zip(pairs.caption_texts, pairs.text_embeddings, strict=True))
-                return change(np.array([known.get(text, [len(text), 1, 0, 0, 0, 0]) for text in texts], np.float64))
-
-        module = ModuleType("sentence_transformers")
-        module.SentenceTransformer = SentenceTransformer
-        monkeypatch.setitem(sys.modules, "sentence_transformers", module)
-
+def encoder(pairs):
+    """The encoder that made the embeddings of the pairs: `encoder(change)` gives them changed."""
     # Captions of one text have one embedding here.
     texts, first = np.unique(pairs.caption_texts, return_inverse=True)
     pairs.text_embeddings[:] = np.random.default_rng(0).standard_normal((len(texts), 6)).astype(np.float32)[first]
-    return put
+    known = dict(zip(pairs.caption_texts, pairs.text_embeddings, strict=True))
+
+    class Encoder:
+        identity = {"encoder": "the-model"}  # noqa: RUF012
+
+        def __init__(self, change):
+            self.change = change
+
+        def to(self, machine):
+            assert machine is MACHINE
+
+        def embed(self, texts, machine, batch_size):
+            found = np.array([known.get(text, [len(text), 1, 0, 0, 0, 0]) for text in texts], np.float32)
+            return self.change(found)
+
+    return Encoder
 
 
-def test_texts_are_encoded_and_brought_to_the_captions_length(library, pairs):
-    library(lambda embeddings: embeddings)
-    embeddings = encode_like(pairs, ["abc", "de"], TextEncoder("the-model"))
+def test_texts_are_encoded_and_brought_to_the_captions_length(encoder, pairs):
+    embeddings = encode_like(pairs, ["abc", "de"], encoder(lambda embeddings: embeddings), MACHINE)
     np.testing.assert_allclose(embeddings, [[3, 1, 0, 0, 0, 0], [2, 1, 0, 0, 0, 0]], rtol=1e-6)
     assert embeddings.dtype == np.float32
-    library(lambda embeddings: embeddings / 7)
-    np.testing.assert_allclose(encode_like(pairs, ["abc", "de"], TextEncoder("the-model")), embeddings, rtol=1e-5)
+    shorter = encode_like(pairs, ["abc", "de"], encoder(lambda embeddings: embeddings / 7), MACHINE)
+    np.testing.assert_allclose(shorter, embeddings, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -52,16 +49,6 @@ def test_texts_are_encoded_and_brought_to_the_captions_length(library, pairs):
         (lambda embeddings: embeddings * np.nan, "NaN or infinite"),
     ],
 )
-def test_another_encoder_is_refused(library, pairs, change, fragment):
-    library(change)
+def test_another_encoder_is_refused(encoder, pairs, change, fragment):
     with pytest.raises(InputError, match=f"^the-model: .*{fragment}"):
-        encode_like(pairs, ["abc"], TextEncoder("the-model"))
-
-
-def test_no_library_and_no_model_are_one_line_each(library, monkeypatch):
-    library(lambda embeddings: embeddings)
-    with pytest.raises(InputError, match=r"^another: no text encoder could be loaded \(another is not a model\)"):
-        TextEncoder("another")
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(InputError, match=r"`pip install sentence-transformers`"):
-        TextEncoder("the-model")
+        encode_like(pairs, ["abc"], encoder(change), MACHINE)
