@@ -18,8 +18,7 @@ from src.common.files import InputError, require_file
 from src.encoding.hub import loading
 from src.encoding.packages import require_package
 from src.filters.clip_model import hash_weights, load_clip
-
-POOLINGS = "patches", "own"
+from src.filters.loading import BLACK
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,7 +32,8 @@ class ImageEncoder:
 
     def __str__(self) -> str:
         pooling = "the mean of its patches" if self.identity["pooling"] == "patches" else "as it pools itself"
-        return f"{self.identity['encoder']}, {pooling} (weights {self.identity['weights_sha256'][:16]})"
+        pixels = "×".join(map(str, self.identity["pixels"]))
+        return f"{self.identity['encoder']}, {pixels}, {pooling} (weights {self.identity['weights_sha256'][:16]})"
 
 
 def load_image_encoder(name: str, weights: Path | None = None, pooling: str | None = None) -> ImageEncoder:
@@ -51,7 +51,8 @@ def load_image_encoder(name: str, weights: Path | None = None, pooling: str | No
         require_file(weights)
     network, prepare, embed, identity = _LIBRARIES[library](f"--image-encoder {name}", model, weights, pooling)
     network.eval().requires_grad_(False)
-    identity = {"encoder": name, **identity, "weights_sha256": hash_weights(network.state_dict())}
+    pixels = list(prepare(BLACK).shape[1:])
+    identity = {"encoder": name, **identity, "pixels": pixels, "weights_sha256": hash_weights(network.state_dict())}
     return ImageEncoder(network=network, prepare=prepare, embed=embed, identity=identity)
 
 

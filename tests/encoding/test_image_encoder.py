@@ -36,6 +36,7 @@ def test_an_embedding_is_the_mean_of_the_patches_tokens_or_the_networks_own(imag
     torch.testing.assert_close(embed(patches, picture), sum(tokens[1:]) / 100)
     torch.testing.assert_close(embed(own, picture), tokens[0])
     assert (patches.identity["pooling"], own.identity["pooling"]) == ("patches", "own")
+    assert patches.identity["pixels"] == [160, 160]
     assert patches.identity["weights_sha256"] == own.identity["weights_sha256"]
 
 
