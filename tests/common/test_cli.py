@@ -2,9 +2,11 @@
 
 import argparse
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from src.common.cli import Parser, positive_int, print_settings
+from src.common.cli import Parser, positive_int, print_settings, print_table
 
 
 def test_settings_are_printed_in_a_column(capsys):
@@ -75,3 +77,16 @@ def test_a_positive_integer():
             positive_int(text)
     with pytest.raises(ValueError, match="invalid literal"):
         positive_int("many")
+
+
+def test_a_table_wider_than_a_screen_goes_on_below_beside_its_key(capsys):
+    table = pd.DataFrame({"n": [1, 2], "run": ["a" * 30, "b"], **{f"measure {i}": [0.5, np.nan] for i in range(9)}})
+    print_table(table, key="run")
+    first, second = capsys.readouterr().out.split("\n\n")
+    assert max(map(len, (first + "\n" + second).splitlines())) <= 100
+    assert first.split("\n")[0].split() == f"n run {' '.join(f'measure {i}' for i in range(6))}".split()
+    assert second.split("\n")[0].split() == ["run", "measure", "6", "measure", "7", "measure", "8"]
+    assert second.split("\n")[1].split() == ["a" * 30, "0.5000", "0.5000", "0.5000"]
+    assert second.split("\n")[2].split() == ["b", "-", "-", "-"]
+    print_table(table[["n", "run"]], key="run")
+    assert len(capsys.readouterr().out.splitlines()) == 3

@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import open_clip
 import pytest
@@ -220,3 +221,26 @@ def test_a_file_in_the_cache_of_any_tag_has_the_settings_of_this_tag(tmp_path):
         )
         for key in ("mean", "std", "resize_mode", "interpolation"):
             assert found[f"image_{key}"] == config[key], (name, tag)
+
+
+@pytest.mark.parametrize("tag", ["laion2b_s34b_b79k", "openai"])
+@pytest.mark.parametrize("cached", [True, False])
+def test_the_network_is_asked_for_unless_weights_are_in_the_cache(monkeypatch, tag, cached):
+    asked = []
+
+    def no_network(what):
+        asked.append(what)
+        raise InputError("no network")
+
+    def create(*args, **settings):
+        raise RuntimeError("opened")
+
+    monkeypatch.setattr(src.filters.clip_model, "require_network", no_network)
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args: "/weights" if cached else None)
+    with pytest.raises(InputError, match="opened" if cached else r"\(no network\); run once .* --pretrained the path"):
+        load_clip("ViT-B-32", tag)
+    assert asked == ([] if cached else ["its weights"])
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="opened"):
+        load_clip("ViT-B-32", tag)
