@@ -173,7 +173,8 @@ def print_rows(rows: list[Row], models_dir: Path) -> None:
     tags = {row["data"] for row in rows}
     common = {"data": tags.pop()} if len(tags) == 1 else {}
     print_settings(f"{len(rows)} runs in {models_dir}", common)
-    print_table(fitted(as_shown(rows).drop(columns=list(common)), max(NARROWEST, shutil.get_terminal_size().columns)))
+    table = as_shown(rows).drop(columns=list(common))
+    print_table(fitted(table, max(NARROWEST, shutil.get_terminal_size().columns)), key="run")
     for row in rows:
         if row["reason"]:
             print(f"{row['state']}: {row['run']}: {row['reason']}")
@@ -294,7 +295,8 @@ def print_differences(ours: "Run", theirs: "Run") -> None:
             print_settings(f"{what}: A | B", {name: f"{a} | {b}" for name, (a, b) in values.items()})
         else:
             print(f"{what}: the same")
-    print_table(measures_table(ours, theirs))
+    table = measures_table(ours, theirs)
+    print_table(table, key=table.columns[0])
 
 
 def print_paired(ours: "Run", theirs: "Run", device: Any, on: Path | None) -> None:
