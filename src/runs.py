@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
     from src.ensembles.held_out import Run
 
-Row = dict[str, Any]  # of the table, as COLUMNS; None for what is not known
+RunRow = dict[str, Any]  # of the table, as RUN_COLUMNS; None for what is not known
 
-COLUMNS = (
+RUN_COLUMNS = (
     *("run", "recipe", "changes", "data", "seed", "best_epoch", "epochs", "minutes", "mrr", "challenge_mrr"),
     *("submission", "score", "state", "reason", "started", "folder"),
 )
@@ -94,7 +94,7 @@ def list_runs(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(rows, indent=2))
     elif args.csv:
-        writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(sys.stdout, RUN_COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     else:
@@ -114,14 +114,14 @@ def reason_to_leave_out(folder: Path, record: RunRecord, models_dir: Path) -> st
     return "trained on a part of the data" if ON_A_PART in record.data.train_fingerprint else None
 
 
-def row_of(folder: Path, record: RunRecord, models_dir: Path, scores: Mapping[str, str]) -> Row:
+def row_of(folder: Path, record: RunRecord, models_dir: Path, scores: Mapping[str, str]) -> RunRow:
     """A run's row; `scores` by the SHA-256 of what was sent."""
     from src.training.inputs import DataPaths
 
     data, results, submission, base = record.data, record.results, record.submission, named_recipe(record.recipe)
     keep_list = Path(data.keep_list) if data.keep_list else None
     paths = DataPaths(train_npz=Path(data.train_npz), keep_list=keep_list, soft=bool(data.caption_weights))
-    row: Row = dict.fromkeys(COLUMNS)
+    row: RunRow = dict.fromkeys(RUN_COLUMNS)
     row |= {
         "run": folder.relative_to(models_dir).as_posix(),
         "recipe": base.name,
@@ -147,10 +147,10 @@ def row_of(folder: Path, record: RunRecord, models_dir: Path, scores: Mapping[st
     return row
 
 
-def in_order(rows: list[Row], by: str) -> list[Row]:
+def in_order(rows: list[RunRow], by: str) -> list[RunRow]:
     """Rows sorted by a column of SORTS; those that lack it come last."""
 
-    def value(row: Row) -> Any:
+    def value(row: RunRow) -> Any:
         return _number(row[by]) if by == "score" else row[by]
 
     known = [row for row in rows if value(row) is not None]
@@ -165,7 +165,7 @@ def _number(score: str | None) -> float | None:
         return None
 
 
-def print_rows(rows: list[Row], models_dir: Path) -> None:
+def print_rows(rows: list[RunRow], models_dir: Path) -> None:
     """Print the table, on as many columns as the terminal has, and in full why runs failed."""
     if not rows:
         print(f"{models_dir}: no runs yet; train one with `python train_mrr.py`")
@@ -173,14 +173,15 @@ def print_rows(rows: list[Row], models_dir: Path) -> None:
     tags = {row["data"] for row in rows}
     common = {"data": tags.pop()} if len(tags) == 1 else {}
     print_settings(f"{len(rows)} runs in {models_dir}", common)
-    table = as_shown(rows).drop(columns=list(common))
-    print_table(fitted(table, max(NARROWEST, shutil.get_terminal_size().columns)), key="run")
+    width = max(NARROWEST, shutil.get_terminal_size().columns)
+    table = fitted(as_shown(rows).drop(columns=list(common)), width)
+    print_table(table, key=table.columns[0], width=width)
     for row in rows:
         if row["reason"]:
             print(f"{row['state']}: {row['run']}: {row['reason']}")
 
 
-def as_shown(rows: list[Row]) -> "pd.DataFrame":
+def as_shown(rows: list[RunRow]) -> "pd.DataFrame":
     """The rows as text, without the columns that are empty."""
     import pandas as pd
 

@@ -19,7 +19,7 @@ from tests.conftest import REPO
 
 PAGES = "README.md", "docs/results.md"
 RECIPES = "baseline", "auto", "kernel", "linear"
-CAPTIONS = 0, 1, 2, 3  # of images that validate by seed 43
+CAPTIONS = 153, 2932, 1924, 4244  # of images that validate by seed 43: found, found, third, eighth
 ROW, PICTURE = "| the embedded sample", "docs/retrieval.png"
 
 

@@ -1,12 +1,14 @@
 """`python -m src.retrieve` as a user starts it: what it shows and writes, one line for what cannot be used."""
 
 import re
-from pathlib import Path
+import sys
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import src.encoding.text_encoder
 from src import retrieve
 from src.common.files import InputError
 from src.data.pairs import embedding_dims, fingerprint, open_pairs
@@ -14,7 +16,6 @@ from src.data.splits import validation_images
 from src.training.model import ResidualMLP, save_translator
 from src.training.recipe import BASELINE
 from src.training.runs import BEST_MRR, DataRecord, Results, RunRecord, State, write_run
-from tests.conftest import REPO, assert_input_error
 
 
 @pytest.fixture
@@ -69,41 +70,36 @@ def found(printed: str, text: str) -> list[tuple[str, ...]]:
     return [tuple(line.split()[:3]) for line in lines]
 
 
-def library(folder: Path, source: str) -> dict[str, str]:
-    """The environment where Python finds such a sentence_transformers."""
-    (folder / "sentence_transformers.py").write_text(source)
-    return {"PYTHONPATH": f"{folder}:{REPO}"}
+def test_any_text_is_encoded_by_the_encoder_of_the_captions(arguments, sample, monkeypatch, capsys):
+    """One in which an unknown text has the embedding of the first caption."""
+    pairs = open_pairs(sample / "train/train.npz")
+    known = dict(zip(pairs.caption_texts, pairs.text_embeddings, strict=True))
 
+    class Encoder:
+        identity = {"encoder": "a model"}  # noqa: RUF012
 
-def test_any_text_is_encoded_by_the_library(arguments, sample, tmp_path, run_script, capsys):
-    """In a process of its own, in which an unknown text has the embedding of the first caption."""
-    source = f"""
-from src.data.pairs import open_pairs
+        def to(self, machine):
+            assert machine.device.type == "cpu"
 
-class SentenceTransformer:
-    def __init__(self, name, device):
-        assert (name, device) == ("sentence-transformers/all-roberta-large-v1", "cpu")
+        def embed(self, texts, machine, batch_size):
+            return np.array([known.get(text, pairs.text_embeddings[0]) for text in texts])
 
-    def encode(self, texts, **options):
-        pairs = open_pairs({str(sample / "train/train.npz")!r})
-        known = dict(zip(pairs.caption_texts, pairs.text_embeddings))
-        return [known.get(text, pairs.text_embeddings[0]) for text in texts]
-"""
-    asked = ("--text", "anything", "at all", "--all-images")
-    result = run_script("-m", "src.retrieve", *arguments, *asked, env=library(tmp_path, source))
-    assert result.returncode == 0, result.stderr
-    assert "captions: " not in result.stdout
-    first = open_pairs(sample / "train/train.npz").caption_texts[0]
+    asked = []
+    monkeypatch.setattr(src.encoding.text_encoder, "load_text_encoder", lambda *name: asked.append(name) or Encoder())
+    retrieve.main([*arguments, "--text", "anything", "at all", "--all-images"])
+    printed = capsys.readouterr().out
+    assert asked == [("sentence-transformers/all-roberta-large-v1", "--encoder")]
+    assert "captions: " not in printed
     retrieve.main([*arguments, "--caption", "0", "--all-images"])
-    expected = found(capsys.readouterr().out, f"0: {first}")
+    expected = found(capsys.readouterr().out, f"0: {pairs.caption_texts[0]}")
     assert len(expected[0]) == 3
-    assert found(result.stdout, "anything") == found(result.stdout, "at all") == expected
+    assert found(printed, "anything") == found(printed, "at all") == expected
 
 
-def test_a_missing_library_is_one_line(arguments, tmp_path, run_script):
-    missing = library(tmp_path, "raise ModuleNotFoundError('none', name='sentence_transformers')")
-    result = run_script("-m", "src.retrieve", *arguments, "--text", "two dogs", env=missing)
-    assert_input_error(result, "sentence-transformers, which is not installed: `pip install sentence-transformers`")
+def test_a_missing_library_is_one_line(arguments, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(InputError, match="needs sentence-transformers, which is not installed"):
+        retrieve.main([*arguments, "--text", "two dogs"])
 
 
 def test_a_report_tells_of_all_captions_that_validated(arguments, tmp_path, capsys):

@@ -18,7 +18,7 @@ import train_mrr
 from src.common.files import InputError
 from src.common.locks import at_work
 from src.ensembles.held_out import SEARCH_JOURNAL
-from src.runs import COLUMNS, main, row_of
+from src.runs import RUN_COLUMNS, main, row_of
 from src.submission import LOG_COLUMNS
 from src.training.recipe import AUTO, BASELINE, KERNEL, STRONG, named_recipe, sized
 from src.training.runs import (
@@ -108,7 +108,7 @@ def test_machines_get_whole_names_and_numbers(call):
     long = "baseline_" + "lr_warmup_epochs=0.123456789," * 5 + "_train_seed43"
     record(long, 0.123456789, data=replace(DATA, keep_list="k/some.npz", caption_weights="1 / rank"))
     (row,) = json.loads(call("--json"))
-    assert list(row) == list(COLUMNS)
+    assert list(row) == list(RUN_COLUMNS)
     assert (row["run"], row["folder"], row["mrr"], row["data"]) == (long, f"models/{long}", 0.123456789, "some_soft")
     assert (row["minutes"], row["reason"], row["score"]) == (2.0, None, None)
     (of_csv,) = csv.DictReader(io.StringIO(call("--csv")))
@@ -116,7 +116,7 @@ def test_machines_get_whole_names_and_numbers(call):
 
 
 def test_no_line_is_longer_than_a_terminal_and_shortened_names_still_differ(call, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("RUN_COLUMNS", "80")
     with Path("submissions.csv").open("w", encoding="utf-8") as file:
         print(",".join(LOG_COLUMNS), *(f"now,f,{n},r,slug,m,0.91234" for n in range(4)), sep="\n", file=file)
     for number in range(4):
@@ -133,7 +133,7 @@ def test_no_line_is_longer_than_a_terminal_and_shortened_names_still_differ(call
         assert "…" in name
         with pytest.raises(InputError, match="is named twice"):
             main(["compare", name, name])
-    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setenv("RUN_COLUMNS", "250")
     assert "dropout=0.123456,lr=0.004,weight_decay=0.123456789_name-data_seed123456 " in call()
 
 

@@ -114,12 +114,12 @@ def print_settings(title: str, settings: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def print_table(table: "pd.DataFrame", key: str) -> None:
-    """Print a table whose numbers are measures. Columns that are too many for a screen stand below the others, again
-    beside the key, which is one of the first."""
+def print_table(table: "pd.DataFrame", key: str, width: int = SCREEN) -> None:
+    """Print a table whose numbers are measures. Columns that are too many for so many letters stand below the others,
+    again beside the key, which is one of the first."""
     block: list[str] = []
     for name in table:
-        if len(block) > 1 and max(map(len, _lines(table, [*block, name]))) > SCREEN:
+        if len(block) > 1 and max(map(len, _lines(table, [*block, name]))) > width:
             print(*_lines(table, block), "", sep="\n")
             block = [key]
         block.append(name)

@@ -39,7 +39,7 @@ class Captions:
         return Captions(images, self.texts + other.texts, self.broken | other.broken, self.odd | other.odd)
 
 
-class Row(NamedTuple):
+class _Row(NamedTuple):
     """What stands at a place: an image and a caption, or why these cannot be read."""
 
     place: str
@@ -124,7 +124,7 @@ def _no_columns(path: Path, names: Sequence[str], with_images: bool) -> InputErr
 # ------------------------------------------------------------------------------------------------ text
 
 
-def _text(path: Path, image: str | None, caption: str | None, with_images: bool) -> Iterator[Row]:
+def _text(path: Path, image: str | None, caption: str | None, with_images: bool) -> Iterator[_Row]:
     lines = _lines(path)
     first = next((number for number, line in enumerate(lines) if line.strip()), None)
     if first is None:
@@ -151,18 +151,18 @@ def _lines(path: Path) -> list[str]:
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
-def _numbered(lines: list[str]) -> Iterator[Row]:
+def _numbered(lines: list[str]) -> Iterator[_Row]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             found = NUMBERED.match(line)
             yield (
-                Row(f"line {number}", *found.groups())
+                _Row(f"line {number}", *found.groups())
                 if found
-                else Row(f"line {number}", broken="no image#number, tab")
+                else _Row(f"line {number}", broken="no image#number, tab")
             )
 
 
-def _table(lines: list[str], start: int, delimiter: str, width: int, columns: Columns) -> Iterator[Row]:
+def _table(lines: list[str], start: int, delimiter: str, width: int, columns: Columns) -> Iterator[_Row]:
     """The records of a CSV of so many columns. Where quotes are not as a CSV has them they count as text, and where the
     last column is the caption all that is left of a line belongs to it."""
     number = start
@@ -176,10 +176,10 @@ def _table(lines: list[str], start: int, delimiter: str, width: int, columns: Co
             odd = "unquoted separators, read as part of the caption"
             fields = line.split(delimiter, width - 1)
         if len(fields) != width:
-            yield Row(place, broken=f"{len(fields)} columns; the header has {width}")
+            yield _Row(place, broken=f"{len(fields)} columns; the header has {width}")
             continue
         image = None if columns.image is None else fields[columns.image]
-        yield Row(place, image, fields[columns.caption], odd=odd)
+        yield _Row(place, image, fields[columns.caption], odd=odd)
 
 
 def _record(lines: list[str], start: int, delimiter: str, width: int) -> tuple[list[str], int, str]:
@@ -200,7 +200,7 @@ def _record(lines: list[str], start: int, delimiter: str, width: int) -> tuple[l
 # ------------------------------------------------------------------------------------------------ COCO and Parquet
 
 
-def _coco(path: Path) -> Iterator[Row]:
+def _coco(path: Path) -> Iterator[_Row]:
     """COCO's captions: {"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}."""
     content = read_json(path)
     try:
@@ -213,12 +213,12 @@ def _coco(path: Path) -> Iterator[Row]:
     for number, annotation in enumerate(annotations):
         place = f"annotation {number}"
         try:
-            yield Row(place, names[annotation["image_id"]] or "", annotation["caption"])
+            yield _Row(place, names[annotation["image_id"]] or "", annotation["caption"])
         except (LookupError, TypeError) as error:
-            yield Row(place, broken=f"no image_id of an image, or no caption ({error!r})")
+            yield _Row(place, broken=f"no image_id of an image, or no caption ({error!r})")
 
 
-def _parquet(path: Path, image: str | None, caption: str | None, with_images: bool) -> Iterator[Row]:
+def _parquet(path: Path, image: str | None, caption: str | None, with_images: bool) -> Iterator[_Row]:
     """A caption may be a list of several, as data sets on the Hub have it."""
     parquet = require_package("pyarrow.parquet", "pyarrow", str(path))
     try:
@@ -238,4 +238,4 @@ def _parquet(path: Path, image: str | None, caption: str | None, with_images: bo
         if columns.image is not None and name is None:
             name = ""
         for each in text if isinstance(text, list) else [text]:
-            yield Row(f"row {number}", name, each)
+            yield _Row(f"row {number}", name, each)

@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
-from src.common.files import InputError, atomic_path, require_file
+from src.common.figures import BLUE, ORANGE, new_figure, save_figure
+from src.common.files import InputError, require_file
 from src.data.pairs import Pairs, fingerprint, open_pairs
 from src.ensembles.evaluation import Difference, Measured
 from src.ensembles.held_out import Run, held_out_part
@@ -23,7 +23,7 @@ from src.training.recipe import Recipe
 from src.training.runs import BEST_MRR, DataRecord, State
 
 HISTORY = "history.csv"
-OF_TRAINING = ("train_loss", "lr", "strength")  # recorded beside the measures of the best epoch
+OF_TRAINING = ("train_loss", "train_mrr", "lr", "strength")  # recorded beside the measures of the best epoch
 WHOLE = ("median_rank", "best epoch", "epochs")
 PLOTTED = ("epoch", "mrr", "train_loss")
 
@@ -138,20 +138,20 @@ def read_history(run: Run) -> pd.DataFrame | None:
 
 
 def plot_overlaid(histories: Mapping[str, pd.DataFrame], output: Path) -> None:
-    """Write the picture of some histories, by what their runs are called: MRR and training loss by epoch, as PNG.
+    """Write the picture of two runs' histories, by what they are called: MRR and training loss by epoch, as PNG.
 
     A closed form has no epochs: its MRR is a line across, and it has no training loss.
     """
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure = new_figure(11, 4.5)
     measures, losses = figure.subplots(1, 2)
-    for number, (label, table) in enumerate(histories.items()):
-        style: dict[str, Any] = {"color": f"C{number}", "label": label}
+    for color, (label, table) in zip((BLUE, ORANGE), histories.items(), strict=False):
+        style: dict[str, Any] = {"color": color, "label": label}
         best = table.loc[table.mrr.idxmax()]
         if "strength" in table:
             measures.axhline(best.mrr, ls="--", **style)
             continue
         measures.plot(table.epoch, table.mrr, marker=".", **style)
-        measures.plot(best.epoch, best.mrr, marker="o", ms=9, mfc="none", color=f"C{number}")
+        measures.plot(best.epoch, best.mrr, marker="o", ms=9, mfc="none", color=color)
         losses.plot(table.epoch, table.train_loss, marker=".", **style)
     measures.set(title="validation MRR, the best epoch circled")
     losses.set(title="training loss", yscale="log")
@@ -162,8 +162,7 @@ def plot_overlaid(histories: Mapping[str, pd.DataFrame], output: Path) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     figure.legend(*measures.get_legend_handles_labels(), loc="outside lower center", ncols=1)
-    with atomic_path(output) as temporary:
-        figure.savefig(temporary, dpi=110)
+    save_figure(figure, output)
 
 
 def labels_of(runs: Sequence[Run], longest: int = 100) -> list[str]:

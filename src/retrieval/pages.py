@@ -5,22 +5,21 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from src.common.files import atomic_path
+from src.common.figures import BLUE, ORANGE, RED, new_figure, save_figure
 from src.retrieval.errors import ErrorAnalysis
 from src.retrieval.retriever import Retriever
 from src.retrieval.sheet import SheetRow, Thumbnail, abbreviated, caption_rows, write_sheet
 
-FOUND, MISSED, SUSPECT = "tab:blue", "tab:orange", "tab:red"
+FOUND, MISSED, SUSPECT = BLUE, ORANGE, RED
 WORDS, HUBS = 10, 12  # in their panels: words of missed captions and as many of found ones; images
 EXAMPLES = 5  # of each kind
 
 
 def write_panels(path: Path, analysis: ErrorAnalysis, title: str) -> None:
     """Write a PNG: ranks, scores, lengths, words, hubs and how often images are found."""
-    figure = Figure(figsize=(17, 10), layout="constrained")
+    figure = new_figure(17, 10)
     figure.suptitle(title, fontsize=13, parse_math=False)
     ranks, scores, lengths, words, hubs, occurrence = figure.subplots(2, 3).flat
     _draw_ranks(ranks, analysis)
@@ -29,9 +28,9 @@ def write_panels(path: Path, analysis: ErrorAnalysis, title: str) -> None:
     _draw_words(words, analysis)
     _draw_hubs(hubs, analysis)
     _draw_occurrence(occurrence, analysis)
-    with atomic_path(path) as temporary, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # of letters that the font lacks
-        figure.savefig(temporary, dpi=80)
+        save_figure(figure, path, dpi=80)
 
 
 def _draw_ranks(axes: Axes, analysis: ErrorAnalysis) -> None:

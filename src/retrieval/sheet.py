@@ -11,15 +11,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from src.common.files import InputError, atomic_path
+from src.common.cli import SCREEN
+from src.common.figures import GREEN, save_figure
+from src.common.files import InputError
 from src.filters.pictures import BARE, ImageFolder
 from src.retrieval.retriever import Retrieved, Retriever
 
 TEXT, PICTURE, TITLE, NAME, GAP = 2.7, 1.5, 0.25, 0.15, 0.12  # widths and heights, inches
 HEADING, TEXT_LINES = 0.5, 11  # inches; lines of text that fit beside a picture
-DPI = 100
+SHEET_DPI = 100
 PICTURES, ACROSS = 1000, 100  # at most, in all and in a row: larger files are slow to draw and to open
-COLUMNS = 100  # of a terminal
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def caption_rows(
 def table_lines(row: SheetRow) -> Iterator[str]:
     """The row as lines that fit a terminal: its text, then place, score, name and whether it is the right image."""
     for text in row.texts:
-        yield from textwrap.wrap(printable(text), COLUMNS, max_lines=2, placeholder=" …", subsequent_indent="  ")
+        yield from textwrap.wrap(printable(text), SCREEN, max_lines=2, placeholder=" …", subsequent_indent="  ")
     for each in row.thumbnails:
         place, _, score = each.title.rpartition(": ")
         mark = "  <- the right image" if each.right else ""
@@ -105,20 +106,20 @@ def write_sheet(path: Path, sections: Mapping[str, Sequence[SheetRow]], images_r
             for place, each in enumerate(row.thumbnails):
                 left = GAP + TEXT + place * (PICTURE + GAP)
                 middle, below = left + PICTURE / 2, top + TITLE + PICTURE
-                color = {"color": "tab:green", "weight": "bold"} if each.right else {}
+                color = {"color": GREEN, "weight": "bold"} if each.right else {}
                 write(each.title, middle, top + TITLE / 2, 9, family="sans-serif", ha="center", **color)
                 write(abbreviated(each.image, 28), middle, below + NAME / 2 + 0.02, 6, ha="center")
                 where = left / width, 1 - below / height, PICTURE / width, PICTURE / height
                 axes = figure.add_axes(where, **BARE)
-                images.draw(axes, each.image, pixels=round(PICTURE * DPI))
+                images.draw(axes, each.image, pixels=round(PICTURE * SHEET_DPI))
                 if each.right or not axes.images:
-                    looks: dict[str, Any] = {"ec": "tab:green", "lw": 4} if each.right else {"ec": "lightgray", "lw": 1}
+                    looks: dict[str, Any] = {"ec": GREEN, "lw": 4} if each.right else {"ec": "lightgray", "lw": 1}
                     frame = Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, **looks)
                     axes.add_patch(frame).set_clip_on(False)
             top += row_height
-    with atomic_path(path) as temporary, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # of letters that the font lacks
-        figure.savefig(temporary, dpi=DPI)
+        save_figure(figure, path, dpi=SHEET_DPI)
 
 
 def printable(text: str) -> str:

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from src.common.cli import SCREEN
 from src.common.files import InputError
 from src.retrieval.retriever import open_retriever
 from src.retrieval.sheet import (
-    COLUMNS,
-    DPI,
     GAP,
     HEADING,
     PICTURE,
+    SHEET_DPI,
     TEXT,
     TITLE,
     SheetRow,
@@ -23,7 +23,7 @@ from src.retrieval.sheet import (
 )
 from tests.filters.conftest import CPU
 
-GREEN, RED = (44, 160, 44), (255, 0, 0)  # of the frame: tab:green
+GREEN, RED = (0, 158, 115), (255, 0, 0)  # of the frame: #009E73
 
 
 def test_the_right_image_is_marked_where_it_stands_or_follows_with_its_rank(pairs, weights):
@@ -45,7 +45,7 @@ def test_lines_fit_a_terminal_and_do_not_steer_it():
     row = SheetRow(["7: " + "word \x1b[31m" * 90], [Thumbnail(name, "1: -0.123", name[0] == "n") for name in names])
     lines = [*table_lines(row)]
     assert len(lines) == 5
-    assert max(map(len, lines)) <= COLUMNS
+    assert max(map(len, lines)) <= SCREEN
     assert all(line.isprintable() for line in lines)
     assert [line.endswith("  <- the right image") for line in lines] == [False, False, True, False, False]
 
@@ -60,13 +60,13 @@ def test_a_sheet_has_a_row_a_caption_and_a_green_frame_around_the_right_image(tm
     ]
     write_sheet(tmp_path / "sheet.png", {"two": rows}, tmp_path)
     pixels = np.array(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)
-    inner = (slice(None), slice(round((GAP + TEXT) * DPI)))
+    inner = (slice(None), slice(round((GAP + TEXT) * SHEET_DPI)))
     is_color = lambda color: (abs(pixels - color) < 12).all(axis=2)  # noqa: E731
-    row_height = (pixels.shape[0] / DPI - HEADING - GAP) / 2
+    row_height = (pixels.shape[0] / SHEET_DPI - HEADING - GAP) / 2
 
     def square(row: int, place: int) -> tuple[slice, slice]:
         top, left = HEADING + row * row_height + TITLE, GAP + TEXT + place * (PICTURE + GAP)
-        return tuple(slice(round(start * DPI), round((start + PICTURE) * DPI)) for start in (top, left))
+        return tuple(slice(round(start * SHEET_DPI), round((start + PICTURE) * SHEET_DPI)) for start in (top, left))
 
     assert is_color(RED)[square(0, 0)].mean() > 0.97
     assert is_color(RED)[square(1, 1)].mean() > 0.9
@@ -77,7 +77,7 @@ def test_a_sheet_has_a_row_a_caption_and_a_green_frame_around_the_right_image(tm
     assert not is_color(GREEN)[square(0, 0)].any()
     dark = (pixels < 128).all(axis=2)
     text_ends = np.flatnonzero(dark[inner].any(axis=0)).max()
-    assert text_ends < (GAP + TEXT) * DPI - 4, "texts keep clear of the pictures"
+    assert text_ends < (GAP + TEXT) * SHEET_DPI - 4, "texts keep clear of the pictures"
     assert capfd.readouterr() == ("", "")
 
 
