@@ -116,7 +116,7 @@ def test_machines_get_whole_names_and_numbers(call):
 
 
 def test_no_line_is_longer_than_a_terminal_and_shortened_names_still_differ(call, monkeypatch):
-    monkeypatch.setenv("RUN_COLUMNS", "80")
+    monkeypatch.setenv("COLUMNS", "80")
     with Path("submissions.csv").open("w", encoding="utf-8") as file:
         print(",".join(LOG_COLUMNS), *(f"now,f,{n},r,slug,m,0.91234" for n in range(4)), sep="\n", file=file)
     for number in range(4):
@@ -133,7 +133,7 @@ def test_no_line_is_longer_than_a_terminal_and_shortened_names_still_differ(call
         assert "…" in name
         with pytest.raises(InputError, match="is named twice"):
             main(["compare", name, name])
-    monkeypatch.setenv("RUN_COLUMNS", "250")
+    monkeypatch.setenv("COLUMNS", "250")
     assert "dropout=0.123456,lr=0.004,weight_decay=0.123456789_name-data_seed123456 " in call()
 
 
