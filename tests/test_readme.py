@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def commands() -> list[str]:
 
 def as_started(command: str) -> list[str]:
     """With the Python of the tests, two processes where it has eight, and what makes it quick."""
-    words = command.replace(".venv/bin/python", "python").replace("<slug>", "a-challenge").split()
+    words = shlex.split(command.replace(".venv/bin/python", "python").replace("<slug>", "a-challenge"))
     quick = next((flags for name, flags in SMALL.items() if f" {name}" in f" {command} "), [])
     if words[0] == "torchrun":
         words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *words[2:]]
@@ -50,7 +51,7 @@ def as_started(command: str) -> list[str]:
         assert words[0] == "python", command
         words = words[1:]
         words[0] = str(REPO / words[0]) if words[0].endswith(".py") else words[0]
-    return [sys.executable, *(word.strip('"') for word in words), *quick]
+    return [sys.executable, *words, *quick]
 
 
 @pytest.fixture(scope="module")
