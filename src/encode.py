@@ -44,12 +44,15 @@ from src.common.cli import (
     Parser,
     add_machine_arguments,
     add_workers_argument,
+    command,
     positive_int,
+    print_next,
     print_settings,
     record_arguments,
 )
 from src.common.endings import run_main
 from src.common.files import InputError, atomic_path, read_json, sha256, temporary_folder, try_outputs, write_json
+from src.common.paths import TEST_NPZ, TRAIN_NPZ
 from src.data.pairs import Pairs, TestCaptions, fingerprint, save_pairs, save_test_captions
 from src.data.splits import in_turns, validation_images
 from src.encoding.captions import Captions, read_captions
@@ -111,6 +114,8 @@ def main(argv: list[str] | None = None) -> None:
     _save(out, parts, record)
     shutil.rmtree(out / PARTIAL, ignore_errors=True)
     _summarise(args.output_dir, parts, captions, gallery, images, usable)
+    test = {"test_npz": (out / TEST, TEST_NPZ)} if TEST in parts else {"submission": ("none", "")}
+    print_next(command("python train_mrr.py --recipe auto", train_npz=(out / TRAIN, TRAIN_NPZ), **test))
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

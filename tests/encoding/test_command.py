@@ -313,6 +313,8 @@ def test_from_a_folder_of_pictures_to_a_trained_translator(text_model, image_wei
     environment = {"PYTHONPATH": f"{REPO}:{STAND_IN}"}
     result = run_script(*ENCODE, *files, *encoders, "--device", "cpu", env=environment)
     assert result.returncode == 0, result.stderr
+    files = f"--train-npz {out}/train.npz --test-npz {out}/test.clean.npz"
+    assert result.stdout.splitlines()[-1] == f"next: python train_mrr.py --recipe auto {files}"
     test = open_pairs(out / "test.pairs.npz")
     assert (len(open_pairs(out / "train.npz")), len(test), test.num_images) == (430, 30, 6)
     shutil.rmtree(tmp_path / "data")
