@@ -65,7 +65,8 @@ def draw_plots(rows: list[TrialRow], space: Space, folder: Path) -> None:
     for place, (name, values) in enumerate(space.choices.items(), start=1):
         axes = figure.add_subplot(lines, PANELS_A_LINE, place, sharey=next(iter(figure.axes), None))
         x = table[name].map(values.index) + rng.uniform(-0.2, 0.2, len(table))
-        axes.plot(x[~finished], table.mrr[~finished], "x", color=GREY, ms=4, label="pruned, so far")
+        if not finished.all():
+            axes.plot(x[~finished], table.mrr[~finished], "x", color=GREY, ms=4, label="pruned, so far")
         axes.plot(x[finished], table.mrr[finished], "o", color=BLUE, ms=4, alpha=0.6, label="finished")
         if not few:
             medians = table[finished].groupby(name).mrr.median()
