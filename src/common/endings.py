@@ -50,7 +50,6 @@ def run_main(main: Callable[[], int | None], *, several: bool = False) -> NoRetu
             if world_size() > 1 and not several:
                 raise InputError(f"{Path(sys.argv[0]).name} works in one process; start it without torchrun")
             status = main() or 0
-            _leave_the_others()
         except SystemExit as end:
             status = end.code
         except (KeyboardInterrupt, Exception) as error:
@@ -64,9 +63,10 @@ def run_main(main: Callable[[], int | None], *, several: bool = False) -> NoRetu
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it at its own flush
         status = status or _explain(error)
-    if interrupted.is_set():  # at once: what was interrupted while it was imported may not survive being taken down
+    # At once: what was interrupted while it was imported may not survive being taken down, nor may gloo's threads.
+    if interrupted.is_set() or _shares_a_job():
         sys.stderr.flush()
-        os._exit(130)
+        os._exit(130 if interrupted.is_set() else status if isinstance(status, int) else 1)
     sys.exit(status)
 
 
@@ -105,11 +105,10 @@ def _close_bars() -> None:
             bar.close()
 
 
-def _leave_the_others() -> None:
-    """Part from the processes that this one shared a job with, if there were any."""
+def _shares_a_job() -> bool:
+    """Whether this process has met the others that torchrun started."""
     distributed: Any = sys.modules.get("torch.distributed")
-    if distributed and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+    return bool(distributed and distributed.is_available() and distributed.is_initialized())
 
 
 def _explain(error: Exception) -> int:

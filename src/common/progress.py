@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from src.common.processes import rank
+
 SECONDS_BETWEEN_LINES = 30
 
 
@@ -17,6 +19,8 @@ class Progress(tqdm):
     def __init__(self, iterable: Iterable[Any] | None = None, *, told: bool = False, **options: Any) -> None:
         self.between = math.inf if told else SECONDS_BETWEEN_LINES
         self.last_line = time.monotonic()
+        if rank():  # the first process alone draws
+            options["disable"] = True
         super().__init__(iterable, **options)
 
     @property
