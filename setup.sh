@@ -11,7 +11,8 @@
 #   PYTHON=python3.12 VENV=~/venvs/t2i bash setup.sh     another Python, another place for the environment
 #   CONSTRAINTS=/dev/null bash setup.sh         the newest versions that requirements.txt allows, not the tested ones
 #
-# uv installs, where there is one, else pip. Call it from any folder: the paths that you name are seen from there. Data that it did not make are never overwritten.
+# Call it from any folder: the paths that you name are seen from there. Data that it did not make are never overwritten.
+# uv installs where there is one, else pip.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called as `sh setup.sh`
 set -euo pipefail
 project=$(dirname "${BASH_SOURCE[0]}")
@@ -62,26 +63,26 @@ if [[ $system || $wanted != "$(cat "$installed" 2> /dev/null)" ]]; then
         echo "error: $PYTHON is not a Python of version 3.11 or later; name one with PYTHON=" >&2
         exit 2
     fi
-fi
-if [[ $system ]]; then
-    there=$(mktemp)
-    trap 'rm -f "$there"' EXIT
-    "$python" - torch torchvision numpy > "$there" << 'END'
+    if [[ $system ]]; then
+        there=$(mktemp)
+        trap 'rm -f "$there"' EXIT
+        "$python" - torch torchvision numpy > "$there" << 'END'
 import sys
 from importlib.metadata import distributions
 print(*{f"{it.name}=={it.version}" for it in distributions() if it.name in sys.argv}, sep="\n")
 END
-    install -r "$project/requirements.txt" -c "$there"
-    rm -f "$there"
-elif [[ $wanted != "$(cat "$installed" 2> /dev/null)" ]]; then
-    if [[ ! -x $VENV/bin/pip ]]; then
-        if [[ $uv ]]; then "$uv" venv --quiet --seed --python "$PYTHON" "$VENV"; else "$PYTHON" -m venv "$VENV"; fi
+        install -r "$project/requirements.txt" -c "$there"
+        rm -f "$there" # exec, below, is no exit
+    else
+        if [[ ! -x $VENV/bin/pip ]]; then
+            if [[ $uv ]]; then "$uv" venv --quiet --seed --python "$PYTHON" "$VENV"; else "$PYTHON" -m venv "$VENV"; fi
+        fi
+        [[ $cpu ]] && size="about 1 GB" || size="some 6 GB with PyTorch's CUDA libraries; --cpu goes without"
+        echo "installing requirements.txt into $VENV ($size)"
+        install -r "$project/requirements.txt" -c "$CONSTRAINTS"
+        echo "$wanted" > "$installed.part"
+        mv "$installed.part" "$installed"
     fi
-    [[ $cpu ]] && size="about 1 GB" || size="some 6 GB with PyTorch's CUDA libraries; --cpu goes without"
-    echo "installing requirements.txt into $VENV ($size)"
-    install -r "$project/requirements.txt" -c "$CONSTRAINTS"
-    echo "$wanted" > "$installed.part"
-    mv "$installed.part" "$installed"
 fi
 # -P: nothing of the caller's folder is imported.
 PYTHONPATH=$project${PYTHONPATH:+:$PYTHONPATH} exec "$python" -P -m src.sample.prepare --data-dir "$project/data" ${rest[@]+"${rest[@]}"}

@@ -27,7 +27,7 @@ equal scores in the order of the file. With --output-npz OUT.npz and --scores-ou
 import argparse
 import math
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,8 +195,7 @@ def _score(args: argparse.Namespace, data: dict[str, str]) -> tuple[Pairs, "Scor
     how = {"batch_sizes": (args.image_batch_size, args.text_batch_size), "workers": args.workers}
     scores = score_pairs(clip, pairs, args.images_root, progress, machine=machine, world=world, **how)
     print(f"scored {len(pairs):,} captions in {time.perf_counter() - started:.1f} s")
-    provenance = replace(machine.provenance(), processes=world.size)
-    made = data | {"images_root": str(args.images_root), "clip": clip.identity} | asdict(provenance)
+    made = data | {"images_root": str(args.images_root), "clip": clip.identity} | asdict(machine.provenance(world.size))
     if world.first:
         save_scores(args.scores_output, pairs, scores, made)
     return pairs, scores, made

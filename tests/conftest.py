@@ -78,6 +78,21 @@ def _run(*words, cwd=REPO, env=None, timeout=600) -> subprocess.CompletedProcess
     return subprocess.run(command, cwd=cwd, env=environment, timeout=timeout, capture_output=True, text=True)
 
 
+@pytest.fixture
+def calling(capsys):
+    """A function that turns a command's `main` into one that calls it as its command line would, and returns what it
+    prints."""
+
+    def of(main):
+        def start(*arguments):
+            main(list(arguments))
+            return capsys.readouterr().out
+
+        return start
+
+    return of
+
+
 def select_images(pairs: Pairs, images: np.ndarray) -> Pairs:
     """A copy with the images of a boolean mask (M,), and their captions."""
     kept = pairs.select(images[pairs.image_of_caption])

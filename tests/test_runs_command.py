@@ -46,14 +46,8 @@ def _elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def call(capsys):
-    """Call the command as its command line would; what it prints."""
-
-    def start(*arguments):
-        main(list(arguments))
-        return capsys.readouterr().out
-
-    return start
+def call(calling):
+    return calling(main)
 
 
 def record(name, mrr=None, recipe=BASELINE, started="2026-01-01", **more):

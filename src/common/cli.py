@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_WORKERS = 1000
-
-
 SCREEN = 100  # columns
 
 

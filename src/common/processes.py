@@ -42,7 +42,7 @@ def hush() -> None:
     """Let a process that is not the first print nothing, draw no progress bars and log nothing."""
     if rank():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 (to the end)
-        os.environ["TQDM_DISABLE"] = "1"
+        os.environ["TQDM_DISABLE"] = "1"  # of libraries that download; src.common.progress looks at the rank itself
         logging.disable()
 
 

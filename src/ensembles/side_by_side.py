@@ -20,9 +20,8 @@ from src.data.pairs import Pairs, fingerprint, open_pairs
 from src.ensembles.evaluation import Difference, Measured
 from src.ensembles.held_out import Run, held_out_part
 from src.training.recipe import Recipe
-from src.training.runs import BEST_MRR, DataRecord, State
+from src.training.runs import BEST_MRR, HISTORY, DataRecord, State
 
-HISTORY = "history.csv"
 OF_TRAINING = ("train_loss", "train_mrr", "lr", "strength")  # recorded beside the measures of the best epoch
 WHOLE = ("median_rank", "best epoch", "epochs")
 PLOTTED = ("epoch", "mrr", "train_loss")

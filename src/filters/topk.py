@@ -127,7 +127,7 @@ class TopK:
         if not self.table.empty:
             return self.table
         given, device, world = self.settings, self.machine.device, self.world
-        self.made |= asdict(replace(self.machine.provenance(), processes=world.size))
+        self.made |= asdict(self.machine.provenance(world.size))
         if given.folds:
             # A folder of its own for every input, number of folds, recipe and seed.
             name = folder_name(replace(self.recipe, name=f"{self.fingerprint}_folds{given.folds}"), self.base)

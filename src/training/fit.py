@@ -21,7 +21,7 @@ from src.training.machine import Machine
 from src.training.metrics import NonFiniteError, mrr, retrieval_ranks
 from src.training.model import RidgeMap, Translator, save_translator
 from src.training.recipe import Recipe
-from src.training.runs import BEST_LOSS, BEST_MRR, CURVES, LAST, REFIT, REFIT_LAST
+from src.training.runs import BEST_LOSS, BEST_MRR, CURVES, HISTORY, LAST, REFIT, REFIT_LAST
 from src.training.trainer import Trainer
 from src.training.world import ALONE, World
 
@@ -104,12 +104,12 @@ def fit(
                 try:
                     on_epoch(row)
                 except Exception:
-                    write_history(history, run_dir / "history.csv")
+                    write_history(history, run_dir / HISTORY)
                     raise
             if checkpoint.save_if_due():
-                write_history(history, run_dir / "history.csv")
+                write_history(history, run_dir / HISTORY)
     if world.first:
-        write_history(history, run_dir / "history.csv")
+        write_history(history, run_dir / HISTORY)
         save_translator(best_loss.weights, translator.dims, run_dir / BEST_LOSS)
         save_translator(best_mrr.weights, translator.dims, run_dir / BEST_MRR)
         plot_curves(history, _title(run_dir, split), run_dir / CURVES)
@@ -178,7 +178,7 @@ def _solve(recipe: Recipe, split: Split, run_dir: Path, on_epoch: Callable[[Epoc
         row |= split.validation.measure(translator)
     except NonFiniteError as error:
         raise InputError(f"the ridge regression failed: {error}") from None
-    write_history([row], run_dir / "history.csv")
+    write_history([row], run_dir / HISTORY)
     if on_epoch:
         on_epoch(row)
     for name in (BEST_LOSS, BEST_MRR):

@@ -65,7 +65,7 @@ def train_run(
     precision.
     """
     state_of(run_dir, recipe, data.record)
-    provenance = replace(machine.provenance(), processes=world.size)
+    provenance = machine.provenance(world.size)
     if resume and (begun := read_run(run_dir)):
         if begun.provenance.machine != provenance.machine:
             device, precision = begun.provenance.machine.split(", ")

@@ -36,8 +36,8 @@ class Machine:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
-    def provenance(self) -> Provenance:
-        """What a result of now depends on besides recipe and data."""
+    def provenance(self, processes: int = 1) -> Provenance:
+        """What a result of now, by so many processes, depends on besides recipe and data."""
         versions = {"python": platform.python_version()}
         for package in PACKAGES:
             try:
@@ -50,6 +50,7 @@ class Machine:
             device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type,
             precision=self.precision,
             threads=torch.get_num_threads(),
+            processes=processes,
             versions=versions,
             git_commit=_git_commit(),
         )

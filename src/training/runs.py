@@ -30,6 +30,7 @@ BEST_LOSS = "best_loss.safetensors"
 REFIT = "refit.safetensors"
 LAST = "last.pt"
 REFIT_LAST = "refit_last.pt"
+HISTORY = "history.csv"
 CURVES = "curves.png"
 SUBMISSION = "submission.csv"
 LONGEST_NAME = 180  # bytes; file systems allow 255

@@ -31,14 +31,8 @@ def common_split(make_run):
 
 
 @pytest.fixture
-def call(capsys):
-    """Call a command as its command line would; what it prints."""
-
-    def start(*arguments):
-        main(list(arguments))
-        return capsys.readouterr().out
-
-    return start
+def call(calling):
+    return calling(main)
 
 
 def rows_of(printed: str) -> dict[str, tuple[str, float, str]]:
