@@ -44,7 +44,8 @@ class Progress(tqdm):
     def close(self) -> None:
         if not self.as_lines:
             return super().close()
-        if self.between < math.inf and self.leave is not False:
+        ended = self.total is None or self.n >= self.total  # else an error did, and tells it in a line
+        if ended and self.between < math.inf and self.leave is not False:
             print(self, file=self.fp, flush=True)
         self.disable = True  # as tqdm marks what is closed
         self._decr_instances(self)

@@ -86,3 +86,12 @@ def test_durations_are_told_as_people_do(seconds, text):
 def test_nothing_else_draws_bars():
     using = [path for path in REPO.rglob("src/**/*.py") if "import tqdm" in path.read_text(encoding="utf-8")]
     assert using == [REPO / "src/common/progress.py"]
+
+
+def test_what_an_error_ends_says_nothing_more_in_a_file():
+    file = io.StringIO()
+    for number in range(3):
+        with Progress(total=2, file=file) as bar:
+            bar.update(number)
+    assert file.getvalue().splitlines() == [line for line in file.getvalue().splitlines() if "2/2" in line]
+    assert file.getvalue().count("\n") == 1
